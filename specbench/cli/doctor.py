@@ -1,0 +1,113 @@
+"""`specbench doctor`: what this machine can run, and why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `works` is None for what is missing and not needed here."""
+
+    what: str
+    works: bool | None
+    detail: str
+
+
+def doctor() -> None:
+    """Say what this machine can run, and for the rest what is missing and how to get it.
+
+    Example: specbench doctor
+    """
+    table = Table("what", "", "detail")
+    for finding in findings():
+        mark = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]absent[/]"}[
+            finding.works
+        ]
+        table.add_row(finding.what, mark, finding.detail)
+    Console().print(table)
+
+
+def findings() -> list[Finding]:
+    """Everything that is looked at, in order."""
+    return [_packages(), _torch(), _gpu(), _nvml(), _cupy(), _assets(), _demo(), _hub()]
+
+
+def _packages() -> Finding:
+    names = ("specbench", "torch", "transformers", "pandas", "pyarrow")
+    return Finding("packages", True, ", ".join(f"{name} {_version(name)}" for name in names))
+
+
+def _torch() -> Finding:
+    import torch
+
+    return Finding("run on the CPU", True, f"{torch.get_num_threads()} threads")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
+        return Finding("run on a GPU", True, f"{names}; torch for CUDA {torch.version.cuda}")
+    if torch.version.cuda is None:
+        reason = f"this torch ({torch.__version__}) is built without CUDA: install a CUDA build"
+    else:
+        reason = f"torch for CUDA {torch.version.cuda} sees no GPU: check nvidia-smi and the driver"
+    return Finding("run on a GPU", None, reason)
+
+
+def _nvml() -> Finding:
+    from specbench.telemetry.nvml import NvmlSampler
+
+    works, reason = NvmlSampler(0).available()
+    detail = reason or "utilisation, memory, power, clocks, energy"
+    return Finding("GPU telemetry", works or None, detail)
+
+
+def _cupy() -> Finding:
+    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        found = _version(name)
+        if found:
+            return Finding("CuPy", True, f"{name} {found}; no kernel of this version needs it yet")
+    return Finding("CuPy", None, "no kernel of this version needs it yet: methods run as torch ops")
+
+
+def _assets() -> Finding:
+    from specbench.assets import kernels_dir, scenarios_dir
+
+    return Finding("kernels and scenarios", True, f"{kernels_dir()}, {scenarios_dir()}")
+
+
+def _demo() -> Finding:
+    from specbench.assets import demo_dir
+
+    folders = [demo_dir() / "lm" / role for role in ("target", "draft")]
+    missing = [str(f) for f in folders if not (f / "model.safetensors").is_file()]
+    if missing:
+        return Finding("embedded pair demo-lm", False, f"weights are missing: {', '.join(missing)}")
+    size = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
+    return Finding("embedded pair demo-lm", True, f"{size / 1e6:.1f} MB, no network needed")
+
+
+def _hub() -> Finding:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    if constants.HF_HUB_OFFLINE:
+        return Finding("model hub", None, f"HF_HUB_OFFLINE is set; models come from {cache} alone")
+    held = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
+    return Finding("model hub", True, f"cache {cache}, {held} models; reached when a run needs it")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,72 @@
+"""`specbench list`: the pairs, tasks, methods and scenarios there are."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+class What(StrEnum):
+    """What can be listed."""
+
+    pairs = "pairs"
+    tasks = "tasks"
+    methods = "methods"
+    scenarios = "scenarios"
+
+
+def list_(
+    what: Annotated[What, typer.Argument(help="pairs, tasks, methods or scenarios.")],
+) -> None:
+    """List the pairs, tasks, methods or scenarios there are.
+
+    Example: specbench list methods
+    """
+    Console().print({
+        What.pairs: _pairs, What.tasks: _tasks, What.methods: _methods, What.scenarios: _scenarios,
+    }[what]())  # fmt: skip
+
+
+def _pairs() -> Table:
+    from specbench.pairs import pair_specs
+
+    table = Table(
+        "pair", "what it is", caption="Any other: --pair TARGET+DRAFT, folders or hub names."
+    )
+    for spec in pair_specs().values():
+        table.add_row(spec.name, spec.summary)
+    return table
+
+
+def _tasks() -> Table:
+    from specbench.tasks.base import get_task, task_names
+
+    table = Table("task", "data set", "what it is")
+    for name in task_names():
+        task = get_task(name)
+        table.add_row(name, task.dataset, task.summary)
+    return table
+
+
+def _methods() -> Table:
+    from specbench.sampling.registry import methods
+
+    table = Table("method", "exact", "reads", "source", "what it is")
+    for method in methods().values():
+        exact = "yes" if method.exact else "no"
+        table.add_row(method.name, exact, method.input, method.source, method.summary)
+    return table
+
+
+def _scenarios() -> Table:
+    from specbench.scenario import load_scenario, scenario_files
+
+    table = Table("scenario", "cases", "the question")
+    for name in scenario_files():
+        scenario, _ = load_scenario(name)
+        table.add_row(name, str(len(scenario.cases())), scenario.description)
+    return table

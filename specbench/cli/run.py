@@ -1,0 +1,212 @@
+"""`specbench run`: decodes a scenario's cases, shows a table, writes one Parquet file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+from rich.console import Console
+
+from specbench.errors import ExitCode, InputError
+
+if TYPE_CHECKING:
+    from specbench.report.writer import RunWriter
+    from specbench.runner import Outcome, Plan
+    from specbench.scenario import Scenario
+
+_LISTS = "One, or several separated by commas."
+
+
+def run(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SCENARIO]", help="A name of `specbench list scenarios`, or a YAML file."
+        ),
+    ] = None,
+    pair: Annotated[
+        str | None, typer.Option(help=f"Pair of models, or TARGET+DRAFT. {_LISTS}")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help=f"Task. {_LISTS}")] = None,
+    method: Annotated[str | None, typer.Option(help=f"Verification method. {_LISTS}")] = None,
+    gamma: Annotated[
+        str | None,
+        typer.Option(help="Drafted tokens a step: 5, 1,2,4, 1..20, 1..20:5, heuristic, bass."),
+    ] = None,
+    batch_size: Annotated[str | None, typer.Option(help=f"Sequences at once. {_LISTS}")] = None,
+    temperature: Annotated[str | None, typer.Option(help=f"0 is greedy. {_LISTS}")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the nucleus of this mass.")] = None,
+    sigmoid_range: Annotated[
+        str | None,
+        typer.Option(help="ALPHA,BETA of `sigmoid`; several separated by semicolons."),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Decoding loop: native.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples of the task for each case.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Times that each sample is decoded.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Limit of each sequence.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Chooses samples and randomness.")] = None,
+    output_dir: Annotated[Path, typer.Option(help="Where the result file goes.")] = Path("results"),
+    resume: Annotated[
+        str | None, typer.Option(metavar="ID", help="Go on with a run that was cut off.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cases and stop before loading models.")
+    ] = False,
+) -> None:
+    """Decode a task by every method and gamma, show what each buys, and write one Parquet file.
+
+    Without an argument: the embedded demo, which needs no network and no GPU.
+
+    Example: specbench run gamma_sweep --method baseline,fused --gamma 1..8
+    """
+    overrides = {
+        "pair": pair, "task": task, "method": method, "gamma": gamma, "batch_size": batch_size,
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "sigmoid_range": sigmoid_range,
+        "engine": engine, "dtype": dtype, "device": device, "samples": samples, "repeats": repeats,
+        "max_new_tokens": max_new_tokens, "seed": seed,
+    }  # fmt: skip
+    given = {name: value for name, value in overrides.items() if value is not None}
+    talk = Console(stderr=True, highlight=False)
+    if resume is None:
+        from specbench.scenario import load_scenario
+
+        chosen, text = load_scenario(scenario or "demo", given)
+        todo = _plan(chosen, talk)
+        if dry_run:
+            _show_cases(todo)
+            return
+        writer = _new_writer(todo, text, output_dir)
+    else:
+        if scenario is not None or given or dry_run:
+            raise InputError(
+                "--resume goes on with a run as it was asked; it takes no scenario and no options",
+                f"Give only: specbench run --resume {resume} --output-dir {output_dir}",
+            )
+        writer, chosen = _reopened_writer(output_dir, resume)
+        todo = _plan(chosen, talk)
+    _execute(todo, writer, talk)
+
+
+def _plan(scenario: Scenario, talk: Console) -> Plan:
+    with talk.status("checking"):
+        from specbench.runner import plan
+
+        return plan(scenario)
+
+
+def _new_writer(todo: Plan, text: str, output_dir: Path) -> RunWriter:
+    from specbench.report.writer import RunWriter
+    from specbench.sampling.registry import methods
+    from specbench.telemetry.environment import capture
+
+    metadata = capture(sys.argv, text, todo.device)
+    metadata["resolved_scenario"] = todo.scenario.model_dump_json()
+    metadata["methods"] = {
+        name: {"exact": found.exact, "input": found.input, "source": found.source}
+        for name, found in methods().items()
+    }
+    return RunWriter(output_dir, todo.scenario.name, metadata)
+
+
+def _reopened_writer(output_dir: Path, run_id: str) -> tuple[RunWriter, Scenario]:
+    from specbench.report.writer import RunWriter
+    from specbench.scenario import restore_scenario
+    from specbench.telemetry.environment import capture
+
+    writer = RunWriter(output_dir, "", capture(sys.argv, None), run_id=run_id, resume=True)
+    return writer, restore_scenario(writer.metadata["resolved_scenario"])
+
+
+def _execute(todo: Plan, writer: RunWriter, talk: Console) -> None:
+    from specbench.report.reader import read_run
+    from specbench.report.render import render_run
+    from specbench.runner import execute
+
+    _quiet_libraries()
+    with _Progress(talk) as progress:
+        for notice in writer.notices:
+            progress.notice(notice)
+        outcome = execute(todo, writer, progress)
+    path = writer.finish(complete=not outcome.interrupted)
+    if path is not None and outcome.ok:
+        render_run(read_run(path))
+    _report(outcome, path, writer.run_id, talk)
+
+
+def _report(outcome: Outcome, path: Path | None, run_id: str, talk: Console) -> None:
+    """What happened, on stderr, and the exit code."""
+    for reason in outcome.errors:
+        talk.print(f"failed: {reason}", markup=False, soft_wrap=True)
+    if outcome.skipped:
+        talk.print(f"{outcome.skipped} impossible cases skipped; --dry-run says why")
+    if path is not None:
+        talk.print(f"wrote {path}", markup=False, soft_wrap=True)
+    if outcome.interrupted:
+        talk.print(f"interrupted: specbench run --resume {run_id} goes on", markup=False)
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if outcome.failed:
+        raise typer.Exit(ExitCode.FAILED_CASES)
+
+
+def _show_cases(todo: Plan) -> None:
+    from rich.table import Table
+
+    table = Table("case", "pair", "task", "batch", "temperature", "γ", "method", "skipped because")
+    for case in todo.cases:
+        table.add_row(
+            case.case_id, case.pair, case.task, str(case.batch_size), f"{case.temperature:g}",
+            case.gamma, case.method, case.skip or "",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _quiet_libraries() -> None:
+    """transformers shows a bar for each model it loads; ours is the one that counts."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+class _Progress:
+    """The runner's `Talk` as a rich progress bar on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def total(self, sequences: int) -> None:
+        self._bar.update(self._task, total=sequences)
+
+    def notice(self, text: str) -> None:
+        self._bar.console.print(f"note: {text}", markup=False, soft_wrap=True)
+
+    def advance(self, sequences: int, text: str) -> None:
+        self._bar.update(self._task, advance=sequences, description=text)

@@ -1,0 +1,151 @@
+"""The tokenizer of `demo-lm`, and how examples become batches of token numbers."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from specbench.demo.prompts import BOS, EOS, PAD, SPECIAL_TOKENS
+
+VOCABULARY = 4096
+CONTEXT = 768
+WIDTHS = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640)  # the lengths that batches are padded to
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and what should follow; an empty completion means: learn the prompt itself."""
+
+    prompt: str
+    completion: str
+    noisy: bool = False
+
+
+def train_tokenizer(texts: Iterator[str]) -> Any:
+    """A byte-level BPE that splits digits, puts <bos> in front and never adds <eos>."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@dataclass
+class Tokens:
+    """Encoded examples end to end.
+
+    flat: (N,) int32, all tokens; starts, lengths, prompts: (E,) int64, where each example
+    begins, how long it is and how much of it is prompt; noisy: (E,) bool.
+    """
+
+    flat: torch.Tensor
+    starts: torch.Tensor
+    lengths: torch.Tensor
+    prompts: torch.Tensor
+    noisy: torch.Tensor
+
+    def to(self, device: str) -> "Tokens":
+        return Tokens(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def store(pairs: list[tuple[list[int], list[int]]], noisy: list[bool]) -> Tokens:
+    """Tokens from (prompt tokens, completion tokens) pairs, each cut to the largest width."""
+    whole = [(prompt + rest)[: WIDTHS[-1]] for prompt, rest in pairs]
+    lengths = torch.tensor([len(ids) for ids in whole])
+    prompts = torch.tensor([min(len(p), WIDTHS[-1]) for p, _ in pairs])
+    flat = torch.tensor([i for ids in whole for i in ids], dtype=torch.int32)
+    return Tokens(flat, lengths.cumsum(0) - lengths, lengths, prompts, torch.tensor(noisy))
+
+
+def encode(tokenizer: Any, examples: list[Example]) -> Tokens:
+    """<bos> prompt completion <eos>; an example without a completion has no <eos> either."""
+    fast = tokenizer.backend_tokenizer
+    prompts = fast.encode_batch_fast([e.prompt for e in examples])
+    rests = fast.encode_batch_fast([e.completion for e in examples], add_special_tokens=False)
+    end = [tokenizer.eos_token_id]
+    pairs = [
+        (p.ids, r.ids + end if e.completion else [])
+        for p, r, e in zip(prompts, rests, examples, strict=True)
+    ]
+    return store(pairs, [e.noisy for e in examples])
+
+
+def plan(tokens: Tokens, order: list[int], budget: int, seed: int) -> list[tuple[int, list[int]]]:
+    """Batches as (width, example numbers), about `budget` tokens each, in random order."""
+    rng = random.Random(seed)
+    order = list(order)
+    rng.shuffle(order)
+    lengths = tokens.lengths.tolist()
+    width_of = [next(w for w in WIDTHS if w >= n) for n in lengths]
+    shelves: dict[int, list[int]] = {width: [] for width in WIDTHS}
+    batches = []
+    for index in order:
+        shelf = shelves[width_of[index]]
+        shelf.append(index)
+        if len(shelf) * width_of[index] >= budget:
+            batches.append((width_of[index], list(shelf)))
+            shelf.clear()
+    batches += [(width, shelf) for width, shelf in shelves.items() if shelf]
+    rng.shuffle(batches)
+    return batches
+
+
+@dataclass
+class Batch:
+    """ids: (B, T) int64 padded on the right; labels: (B, T), -100 where padded; in_prompt: (B, T)."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    in_prompt: torch.Tensor
+
+
+def batch(tokens: Tokens, width: int, rows: list[int], pad: int) -> Batch:
+    device = tokens.flat.device
+    index = torch.tensor(rows, device=device)
+    position = torch.arange(width, device=device)
+    inside = position < tokens.lengths[index, None]
+    where = (tokens.starts[index, None] + position).clamp(max=len(tokens.flat) - 1)
+    ids = torch.where(inside, tokens.flat[where].long(), pad)
+    labels = torch.where(inside, ids, IGNORED)
+    return Batch(ids, labels, position < tokens.prompts[index, None])
+
+
+def corrupt(ids: torch.Tensor, allowed: torch.Tensor, rows: torch.Tensor, top: float) -> torch.Tensor:
+    """Replaces some tokens of the noisy rows, up to a share of `top`, by random ones.
+
+    ids, allowed: (B, T); rows: (B,) bool. The special tokens stay, so that the template holds.
+    """
+    share = torch.rand(len(ids), 1, device=ids.device) * top * rows[:, None]
+    hit = (torch.rand(ids.shape, device=ids.device) < share) & allowed
+    hit &= ids >= len(SPECIAL_TOKENS)
+    return torch.where(hit, torch.randint_like(ids, len(SPECIAL_TOKENS), VOCABULARY), ids)

@@ -1,0 +1,208 @@
+"""The native engine: speculative decoding of a batch in which every sequence has its own pace.
+
+One step, for sequences that hold n tokens each (n differs from sequence to sequence):
+
+    draft    the draft model proposes γ tokens, one after the other
+    target   one forward of the target scores token n−1 and the γ drafts: γ+1 rows of logits
+    verify   a method keeps some drafts and adds one token (Leviathan et al., 2211.17192)
+    commit   the host reads the tokens, ends sequences, and tells the γ policy
+
+Both caches hold every token of a sequence but its last; that one is fed next. After a full
+acceptance the draft's cache lacks one more, the last draft, which was never fed. So the first draft
+forward of a step always feeds the last *two* tokens: usually the first of them is rewritten with the
+same keys, which is free, and no branch can forget the catch-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specbench.engine.batch import Batch, Generation, Request
+from specbench.engine.cache import RaggedCache
+from specbench.engine.model import CausalModel
+from specbench.engine.observer import Observer, Silent
+from specbench.sampling import draft as drafting
+from specbench.sampling.names import SIGMOID_RANGE
+from specbench.sampling.philox import Purpose
+from specbench.sampling.policy import GammaPolicy
+from specbench.sampling.processing import process
+from specbench.sampling.registry import Method
+from specbench.sampling.verifier import Verification, run
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to decode.
+
+    Attributes:
+        max_new_tokens: never passed, drafts included.
+        temperature: 0 is greedy.
+        top_k, top_p: None is off.
+        sigmoid_range: (alpha, beta) in logits, for the method `sigmoid`.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    sigmoid_range: tuple[float, float] = SIGMOID_RANGE
+
+
+class NativeEngine:
+    """Decodes with a target and a draft that share a tokenizer.
+
+    Args:
+        target, draft: on one device.
+        eos_tokens: ids that end a sequence.
+    """
+
+    name = "native"
+
+    def __init__(self, target: CausalModel, draft: CausalModel, eos_tokens: Sequence[int]) -> None:
+        self.target, self.draft = target, draft
+        self.eos_tokens = tuple(eos_tokens)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        requests: Sequence[Request],
+        method: Method,
+        policy: GammaPolicy,
+        decoding: Decoding,
+        observer: Observer | None = None,
+    ) -> list[Generation]:
+        """Decodes a batch to the end.
+
+        With a policy whose γ is 0 this is plain autoregressive decoding from the target, whatever
+        the method.
+
+        Returns:
+            One generation for each request, in order. A sequence whose target logits are no numbers
+            ends with `error` set; the others go on.
+        """
+        watch = observer or Silent()
+        watch.start()
+        batch = Batch(
+            requests, decoding.max_new_tokens, policy.limit, self.eos_tokens, self.target.device
+        )
+        temperature = torch.full((len(requests),), decoding.temperature, device=self.target.device)
+        target_cache, draft_cache = RaggedCache(batch.capacity), RaggedCache(batch.capacity)
+        self._prefill(self.target, batch, target_cache)
+        if policy.limit > 0:
+            self._prefill(self.draft, batch, draft_cache)
+        watch.mark("prefill")
+        while batch.active:
+            gamma = min(policy.gamma, batch.most_drafts())
+            draft_tokens, draft_logits = self._draft(
+                batch, draft_cache, gamma, temperature, decoding
+            )
+            offered = batch.worth_verifying(draft_tokens)
+            watch.mark("draft")
+            target_logits = self._score(batch, target_cache, draft_tokens, temperature, decoding)
+            watch.mark("target")
+            if policy.gamma == 0:
+                result = self._plain(batch, target_logits, temperature)
+            else:
+                result = run(
+                    method, target_logits, draft_logits, draft_tokens,
+                    lengths=offered, temperature=decoding.temperature, seeds=batch.seeds,
+                    positions=batch.lengths, sigmoid_range=decoding.sigmoid_range,
+                )  # fmt: skip
+            watch.mark("verify")
+            accepted, ended = batch.commit(result, offered)
+            watch.mark("commit")
+            for sequence in ended:
+                watch.finished(sequence)
+            policy.update(accepted)
+        return batch.generations()
+
+    @torch.inference_mode()
+    def log_probability(self, prompt: Sequence[int], new_tokens: Sequence[int]) -> float | None:
+        """Mean log-probability (nats) of the new tokens under the target at temperature 1, unmasked.
+
+        None if there are none.
+        """
+        if not new_tokens:
+            return None
+        tokens = torch.tensor([[*prompt, *new_tokens]], device=self.target.device)
+        cache = RaggedCache(tokens.shape[1])
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        logits = self.target.forward(
+            tokens, positions, cache, tokens.shape[1], keep=len(new_tokens) + 1
+        )
+        rows = logits[0, :-1].double().log_softmax(-1)
+        return float(rows.gather(1, tokens[0, -len(new_tokens) :, None]).mean())
+
+    def _prefill(self, model: CausalModel, batch: Batch, cache: RaggedCache) -> None:
+        """Feeds every prompt but its last token."""
+        width = max(batch.held) - 1
+        if width > 0:
+            tokens, positions = batch.feed(0, width, until=batch.lengths - 1)
+            model.forward(tokens, positions, cache, width, keep=1)
+
+    def _draft(
+        self,
+        batch: Batch,
+        cache: RaggedCache,
+        gamma: int,
+        temperature: Tensor,
+        decoding: Decoding,
+    ) -> tuple[Tensor, Tensor]:
+        """γ tokens one by one: (B, γ) int64, and the (B, γ, V) rows they were sampled from."""
+        rows: list[Tensor] = []
+        columns: list[Tensor] = []
+        size = len(batch.held)
+        for slot in range(gamma):
+            if slot == 0:
+                tokens, positions = batch.feed(batch.lengths - 2, 2)
+            else:
+                tokens, positions = columns[-1][:, None], batch.positions(slot - 1)[:, None]
+            longest = max(batch.held) + slot
+            raw = self.draft.forward(tokens, positions, cache, longest, keep=1)
+            logits = self._process(raw, temperature, decoding)[:, 0]
+            rows.append(logits)
+            columns.append(
+                drafting.sample(logits, temperature, batch.seeds, batch.lengths, slot=slot)
+            )
+        if not rows:
+            empty = torch.empty(size, 0, dtype=torch.int64, device=self.target.device)
+            return empty, torch.empty(
+                size, 0, self.target.vocab_size, dtype=self.target.dtype, device=self.target.device
+            )
+        return torch.stack(columns, 1), torch.stack(rows, 1)
+
+    def _score(
+        self,
+        batch: Batch,
+        cache: RaggedCache,
+        draft_tokens: Tensor,
+        temperature: Tensor,
+        decoding: Decoding,
+    ) -> Tensor:
+        """(B, γ+1, V): the target's rows after the last token and after each draft."""
+        gamma = draft_tokens.shape[1]
+        last, first = batch.feed(batch.lengths - 1, 1)
+        tokens = torch.cat([last, draft_tokens], 1)
+        positions = torch.cat([first, *(batch.positions(i)[:, None] for i in range(gamma))], 1)
+        raw = self.target.forward(tokens, positions, cache, max(batch.held) + gamma)
+        return self._process(raw, temperature, decoding)
+
+    def _process(self, logits: Tensor, temperature: Tensor, decoding: Decoding) -> Tensor:
+        """The one place where either model's logits become what is sampled from and verified."""
+        return process(
+            logits.to(self.target.dtype), self.target.vocab_size, temperature,
+            decoding.top_k, decoding.top_p,
+        )  # fmt: skip
+
+    def _plain(self, batch: Batch, target_logits: Tensor, temperature: Tensor) -> Verification:
+        """γ = 0: one token sampled from the target."""
+        logits = target_logits[:, 0]
+        token = drafting.sample(
+            logits, temperature, batch.seeds, batch.lengths, purpose=Purpose.RESIDUAL
+        )
+        valid = logits.amax(-1).isfinite()
+        return Verification(torch.where(valid, token, -1)[:, None], torch.zeros_like(batch.lengths))

@@ -1,0 +1,208 @@
+"""Pairs of a target and a draft model: which there are, whether they can be had, and loading them.
+
+A pair is a name of the registry, or `TARGET+DRAFT` where each is a local folder in transformers'
+layout or the name of a hub repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specbench.assets import demo_dir
+from specbench.errors import InputError, MachineError, unknown_name
+from specbench.tasks.base import PromptStyle
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """Two models by name. `prompt_style` is how tasks must talk to them."""
+
+    name: str
+    target: str
+    draft: str
+    summary: str
+    prompt_style: PromptStyle = "instruction"
+
+
+_HUB = (
+    (
+        "llama-2-7b/sheared-llama-1.3b",
+        "meta-llama/Llama-2-7b-hf",
+        "princeton-nlp/Sheared-LLaMA-1.3B",
+    ),
+    ("llama-3.1-8b/llama-3.2-1b", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-1B"),
+    ("qwen2.5-7b/qwen2.5-0.5b", "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-0.5B"),
+)
+
+
+def pair_specs() -> dict[str, PairSpec]:
+    """The registry: the embedded pair first, then those of the hub."""
+    demo = PairSpec(
+        "demo-lm",
+        str(demo_dir() / "lm" / "target"),
+        str(demo_dir() / "lm" / "draft"),
+        "embedded: Llama architecture, 7 M and 0.7 M parameters; no network",
+        "demo",
+    )
+    hub = [
+        PairSpec(name, target, draft, f"hub: {target} + {draft}") for name, target, draft in _HUB
+    ]
+    return {spec.name: spec for spec in [demo, *hub]}
+
+
+def get_pair(name: str) -> PairSpec:
+    """The pair of that name, or the ad-hoc pair `TARGET+DRAFT`.
+
+    Raises:
+        InputError: neither; the nearest name is suggested.
+    """
+    known = pair_specs()
+    if name in known:
+        return known[name]
+    target, plus, draft = name.partition("+")
+    if not plus:
+        error = unknown_name("pair", name, known)
+        raise InputError(error.message, f"{error.hint} Or give two models: TARGET+DRAFT.")
+    if not target or not draft:
+        raise InputError(f"pair {name!r} names one model", "Give two: TARGET+DRAFT.")
+    return PairSpec(name, target, draft, "ad hoc")
+
+
+def check_available(spec: PairSpec) -> None:
+    """Makes sure that both models can be had, before anything is loaded.
+
+    Raises:
+        InputError: a local folder holds no model, or there is no such repository.
+        MachineError: the hub cannot be reached, or the repository is gated.
+    """
+    for model in (spec.target, spec.draft):
+        if Path(model).is_dir():
+            if not (Path(model) / "config.json").is_file():
+                raise InputError(
+                    f"pair {spec.name!r}: the folder {model} holds no config.json",
+                    "Give a folder written by save_pretrained().",
+                )
+        elif model.startswith((".", "/", "~")):
+            raise InputError(f"pair {spec.name!r}: there is no folder {model}", "Check the path.")
+        else:
+            _check_hub(spec, model)
+
+
+def _check_hub(spec: PairSpec, model: str) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    where = f"pair {spec.name!r}: {model}"
+    try:
+        hf_hub_download(model, "config.json")
+    except GatedRepoError:
+        raise MachineError(
+            f"{where} is gated",
+            f"Accept its licence at https://huggingface.co/{model}, then log in: hf auth login",
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise InputError(
+            f"{where} is neither a local folder nor a repository on the hub",
+            "Check the name; a private repository needs: hf auth login",
+        ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
+        raise MachineError(
+            f"{where} is not on this machine and the hub cannot be reached",
+            f"Where there is a network run `hf download {model}` and point HF_HOME to that cache, "
+            "give local folders as --pair TARGET+DRAFT, or use --pair demo-lm, which is embedded.",
+        ) from None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A loaded pair.
+
+    Attributes:
+        target, draft: transformers models in eval mode, on one device.
+        tokenizer: the one both share.
+        eos_tokens: ids that end a sequence.
+    """
+
+    spec: PairSpec
+    target: Any
+    draft: Any
+    tokenizer: Any
+    eos_tokens: tuple[int, ...]
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of a prompt, with the tokenizer's own special tokens."""
+        return tuple(self.tokenizer(prompt)["input_ids"])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of generated tokens, without special tokens and surrounding white space."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def load_pair(spec: PairSpec, device: str, dtype: str) -> Pair:
+    """Loads both models and their tokenizer through transformers' Auto classes.
+
+    Args:
+        device: a torch device.
+        dtype: "float32", "float16", "bfloat16", or "auto": float32 on a CPU, else as stored.
+
+    Raises:
+        InputError: the tokenizers differ, or a folder is not a causal language model.
+    """
+    tokenizer = _shared_tokenizer(spec)
+    target, draft = (_load_model(model, device, dtype) for model in (spec.target, spec.draft))
+    return Pair(spec, target, draft, tokenizer, _eos_tokens(target, tokenizer))
+
+
+def _shared_tokenizer(spec: PairSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer, other = (
+        _from_pretrained(AutoTokenizer, model) for model in (spec.target, spec.draft)
+    )
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise InputError(
+            f"pair {spec.name!r}: the tokenizers differ ({len(tokenizer)} and {len(other)} entries)",
+            "Speculative sampling needs a draft that speaks the target's tokens; choose one of its "
+            "family.",
+        )
+    return tokenizer
+
+
+def _load_model(model: str, device: str, dtype: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    chosen = ("float32" if device == "cpu" else "auto") if dtype == "auto" else dtype
+    # sdpa takes the ragged mask as it is; other implementations may build their own.
+    loaded = _from_pretrained(AutoModelForCausalLM, model, dtype=chosen, attn_implementation="sdpa")
+    return loaded.to(device).eval()
+
+
+def _from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(model, **options)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise InputError(
+            f"{model} cannot be loaded: {first_line}",
+            "Expected a complete causal language model in transformers' layout: config.json, "
+            "weights, tokenizer.",
+        ) from error
+
+
+def _eos_tokens(target: Any, tokenizer: Any) -> tuple[int, ...]:
+    found = getattr(target.generation_config, "eos_token_id", None)
+    if found is None:
+        found = tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list | tuple) else (int(found),)

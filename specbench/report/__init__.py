@@ -1,0 +1,1 @@
+"""Reading, comparing and showing results. Imports no torch, cupy or transformers."""

@@ -1,0 +1,177 @@
+"""Reads result files: `load_results` for everyone, `read_run` for the layers above."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pandas.api.extensions import ExtensionDtype
+
+from specbench.errors import InputError
+from specbench.report.schema import CASE_KEY, METADATA_KEY, SCHEMA, SCHEMA_VERSION
+
+REQUIRED = frozenset(
+    {"run_id", "sample_id", "repeat", "status", "new_tokens", "verify_steps", "drafted"}
+    | {"accepted", "step_verify_us", "wall_s", "verify_s"}
+    | set(CASE_KEY)
+)
+"""Without these there is nothing to compare; any other column that is missing reads as null."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result file: its rows have the schema's columns, and any that a newer one added."""
+
+    path: Path
+    metadata: dict[str, Any]
+    rows: pd.DataFrame
+
+    @property
+    def run_id(self) -> str:
+        """Eight hex digits; the file's name if it does not say."""
+        return str(self.metadata.get("run_id") or self.path.stem)
+
+
+def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """The rows of all result files, one line per generated sequence; `run_id` tells them apart.
+
+    Args:
+        paths: files, folders (their `*.parquet`) and glob patterns.
+
+    Raises:
+        InputError: a path matches nothing, or a file is damaged, foreign or too new.
+
+    Example:
+        >>> load_results("results/*.parquet").groupby("method")["verify_s"].sum()
+    """
+    runs = [run.rows for run in read_runs(paths)]
+    return pd.concat(runs, ignore_index=True)
+
+
+def read_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
+    """Each result file by itself, in the order given; errors as in `load_results`."""
+    return [read_run(path) for path in expand(paths)]
+
+
+def read_run(path: str | Path) -> Run:
+    """One result file; errors as in `load_results`."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no such file: {path}", "`ls results` shows the runs there are.")
+    with _damage_reported(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    with file:
+        metadata = _metadata(path, file.schema_arrow)
+        with _damage_reported(path):
+            table = file.read()
+    rows = _conform(path, table).to_pandas(maps_as_pydicts="lossy", types_mapper=_integers)
+    return Run(path, metadata, rows)
+
+
+def _integers(kind: pa.DataType) -> ExtensionDtype | None:
+    """Counts stay whole numbers also in columns with nulls (a float holds no 64-bit seed)."""
+    integers: dict[pa.DataType, ExtensionDtype] = {
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+    }
+    return integers.get(kind)
+
+
+@contextmanager
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Whatever the Parquet library raises on a damaged file, in a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise InputError(
+            f"{path} is damaged or no Parquet file: {reason}",
+            "Was it cut off while copying? Copy it again, or leave it out.",
+        ) from error
+
+
+def expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The files that the paths, folders and patterns mean, each once, in the order given.
+
+    Patterns are expanded here too, since quotes and Windows' shell leave them as they are.
+
+    Raises:
+        InputError: nothing is given, or one of them matches nothing.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise InputError("no result file given", "Name one, or a pattern: 'results/*.parquet'.")
+    found = [file for path in given for file in _expand_one(path)]
+    return list({file.resolve(): file for file in found}.values())
+
+
+def _expand_one(given: str | Path) -> Sequence[Path]:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+    elif not path.exists() and glob.has_magic(str(path)):
+        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+    else:
+        return [path]
+    if not files:
+        what = "no *.parquet file in" if path.is_dir() else "nothing matches"
+        raise InputError(
+            f"{what} {str(given)!r}", "`specbench run` writes a result file into results/."
+        )
+    return files
+
+
+def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    text = (schema.metadata or {}).get(METADATA_KEY)
+    if text is None:
+        raise InputError(
+            f"{path} is Parquet, but not written by specbench",
+            "Give the files that `specbench run` wrote.",
+        )
+    try:
+        metadata = json.loads(text)
+        version = metadata["schema_version"]
+        newer = int(version.split(".")[0]) > int(SCHEMA_VERSION.split(".")[0])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} has specbench metadata that cannot be read: {error!r}",
+            "The file was changed by another program; take the original.",
+        ) from error
+    if newer:
+        major = SCHEMA_VERSION.split(".")[0]
+        raise InputError(
+            f"{path} was written by schema {version}, this specbench reads {major}.x",
+            "Update specbench: pip install --upgrade specbench",
+        )
+    return dict(metadata)
+
+
+def _conform(path: Path, table: pa.Table) -> pa.Table:
+    """The table with this schema's columns and types; columns of a newer schema stay."""
+    names = set(table.column_names)
+    missing = sorted(REQUIRED - names)
+    if missing:
+        raise InputError(
+            f"{path} lacks the columns {', '.join(missing)}",
+            "The file was changed by another program; take the original.",
+        )
+    for field in SCHEMA:
+        if field.name not in names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    extra = [field for field in table.schema if field.name not in SCHEMA.names]
+    ours = table.select([*SCHEMA.names, *(field.name for field in extra)])
+    try:
+        return ours.cast(pa.schema([*SCHEMA, *extra]))
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{path} has a column of the wrong type: {error}",
+            "The file was changed by another program; take the original.",
+        ) from error

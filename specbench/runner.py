@@ -1,0 +1,402 @@
+"""Runs a scenario's cases and turns what happened into rows.
+
+Order: repeat by repeat, block by block. A block is everything that differs in the method alone; in it
+the methods are interleaved sample by sample, A B C … then … C B A, so that drift of the machine hits
+all of them alike. Each finished block is a part on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from specbench.engine.batch import Generation, Request
+from specbench.engine.model import CausalModel
+from specbench.engine.native import Decoding, NativeEngine
+from specbench.errors import InputError, MachineError
+from specbench.pairs import Pair, PairSpec, check_available, get_pair, load_pair
+from specbench.report.writer import RunWriter
+from specbench.sampling.names import SIGMOID_RANGE
+from specbench.sampling.policy import GammaPolicy, make_policy
+from specbench.sampling.registry import get_method
+from specbench.scenario import Case, Scenario
+from specbench.tasks.base import Sample, choose, get_task
+from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
+from specbench.telemetry.spans import SpanRecorder, Spans
+
+WARMUP_TOKENS = 12
+Row = dict[str, Any]
+
+
+class Talk(Protocol):
+    """Where the runner says what it does; the command line shows it."""
+
+    def stage(self, text: str) -> None:
+        """Something that takes a moment begins."""
+
+    def notice(self, text: str) -> None:
+        """Something the user should know."""
+
+    def total(self, sequences: int) -> None:
+        """So many sequences are to be decoded."""
+
+    def advance(self, sequences: int, text: str) -> None:
+        """So many more are done; `text` says which case is next."""
+
+
+@dataclass
+class Outcome:
+    """What became of a run."""
+
+    ok: int = 0
+    failed: int = 0
+    skipped: int = 0
+    interrupted: bool = False
+    errors: list[str] = field(default_factory=list)
+    """The distinct reasons of failures, in order."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scenario whose every name is known and whose every model can be had."""
+
+    scenario: Scenario
+    cases: list[Case]
+    device: torch.device
+    specs: dict[str, PairSpec]
+
+
+def plan(scenario: Scenario) -> Plan:
+    """Checks everything that can be checked before a model is loaded.
+
+    Raises:
+        InputError: an unknown pair, task or method; more samples than the task has.
+        MachineError: no such device; a pair that cannot be had.
+    """
+    for method in scenario.method:
+        get_method(method)
+    for task in scenario.task:
+        choose(get_task(task), "demo", scenario.samples, scenario.seed)
+    specs = {name: get_pair(name) for name in scenario.pair}
+    device = resolve_device(scenario.device)
+    for spec in specs.values():
+        check_available(spec)
+    return Plan(scenario, scenario.cases(), device, specs)
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" is the first GPU, or the CPU where there is none.
+
+    Raises:
+        MachineError: a GPU was asked for that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise MachineError(
+                f"device {name!r} is not there: torch sees {count} GPUs",
+                "`specbench doctor` says why; `--device cpu` runs without one.",
+            )
+        device = torch.device("cuda", device.index or 0)
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
+    """Runs every case that is not skipped and not finished already; each block is written when done.
+
+    A case that fails becomes rows with the reason; the others go on. Ctrl-C writes what is finished
+    and returns with `interrupted` set.
+    """
+    outcome = Outcome()
+    finished = writer.finished()
+    skipped = [case for case in todo.cases if case.skip]
+    outcome.skipped = len(skipped)
+    if not finished:
+        writer.write([_skipped_row(todo, writer.run_id, case) for case in skipped])
+    cases = [case for case in todo.cases if not case.skip]
+    scenario = todo.scenario
+    talk.total(len(cases) * scenario.samples * scenario.repeats)
+    try:
+        for (pair_name, dtype), group in itertools.groupby(cases, lambda c: (c.pair, c.dtype)):
+            talk.stage(f"loading {pair_name}")
+            pair = load_pair(todo.specs[pair_name], todo.device.type, dtype)
+            _PairRun(todo, pair, list(group), writer, talk, outcome, finished).run()
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    return outcome
+
+
+class _PairRun:
+    """The cases of one loaded pair."""
+
+    def __init__(
+        self,
+        todo: Plan,
+        pair: Pair,
+        cases: list[Case],
+        writer: RunWriter,
+        talk: Talk,
+        outcome: Outcome,
+        finished: set[tuple[str, int, str]],
+    ) -> None:
+        self.todo, self.pair, self.cases, self.writer = todo, pair, cases, writer
+        self.talk, self.outcome, self.finished = talk, outcome, finished
+        self.engine = NativeEngine(
+            CausalModel(pair.target), CausalModel(pair.draft), pair.eos_tokens
+        )
+        self.tasks = {name: get_task(name) for name in dict.fromkeys(c.task for c in cases)}
+        self.samples = {
+            name: choose(task, pair.spec.prompt_style, todo.scenario.samples, todo.scenario.seed)
+            for name, task in self.tasks.items()
+        }
+        self.recorder = SpanRecorder(todo.device)
+
+    def run(self) -> None:
+        """Warms up, then measures; the NVML sampler runs meanwhile."""
+        self.talk.stage("warming up")
+        self._warm_up()
+        with NvmlSampler(cuda_uuid(self.todo.device)) as self.nvml:
+            works, reason = self.nvml.available()
+            if not works:
+                self.talk.notice(reason)
+            for repeat in range(self.todo.scenario.repeats):
+                for _, block in itertools.groupby(self.cases, _block_key):
+                    self._run_block(list(block), repeat)
+
+    def _run_block(self, block: list[Case], repeat: int) -> None:
+        rows: list[Row] = []
+        policies = {case.case_id: make_policy(case.gamma) for case in block}
+        try:
+            for index, batch in enumerate(self._batches(block[0])):
+                order = block if (index + repeat) % 2 == 0 else block[::-1]
+                for case in order:
+                    if not self._is_finished(case, repeat, batch):
+                        rows += self._run_batch(case, policies[case.case_id], repeat, index, batch)
+                    self.talk.advance(len(batch), f"{case.method} γ={case.gamma}")
+        finally:
+            self.writer.write(rows)
+
+    def _run_batch(
+        self, case: Case, policy: GammaPolicy, repeat: int, index: int, batch: Sequence[Sample]
+    ) -> list[Row]:
+        rows = [self._base_row(case, repeat, index, sample) for sample in batch]
+        try:
+            self._reset_peak_memory()
+            requests = [self._request(case, sample, repeat) for sample in batch]
+            generations = self._decode(case, policy, requests)
+            spans = self.recorder.spans()
+            machine = self._machine(spans, len(batch))
+            for i, row in enumerate(rows):
+                row |= machine | self._result(case, requests[i], generations[i], batch[i], spans, i)
+        except (RuntimeError, InputError) as error:
+            # torch raises RuntimeError for out of memory and for CUDA faults alike.
+            self._clear_memory()
+            rows = [self._base_row(case, repeat, index, s) | _failure(error) for s in batch]
+        self._count(case, rows)
+        return rows
+
+    def _decode(
+        self,
+        case: Case,
+        policy: GammaPolicy,
+        requests: Sequence[Request],
+        tokens: int | None = None,
+    ) -> list[Generation]:
+        decoding = Decoding(
+            tokens or case.max_new_tokens, case.temperature, case.top_k, case.top_p,
+            case.sigmoid_range or SIGMOID_RANGE,
+        )  # fmt: skip
+        return self.engine.generate(
+            requests, get_method(case.method), policy, decoding, self.recorder
+        )
+
+    def _warm_up(self) -> None:
+        """First launches, allocations and lazy imports, outside every figure."""
+        for case in self.cases:
+            batch = next(self._batches(case))
+            for _ in range(self.todo.scenario.warmup):
+                tokens = min(WARMUP_TOKENS, case.max_new_tokens)
+                try:
+                    requests = [self._request(case, sample, 0) for sample in batch]
+                    self._decode(case, make_policy(case.gamma), requests, tokens)
+                except (RuntimeError, InputError):
+                    self._clear_memory()  # The measured run meets it again and records it.
+
+    def _batches(self, case: Case) -> Iterator[list[Sample]]:
+        samples = self.samples[case.task]
+        for first in range(0, len(samples), case.batch_size):
+            yield samples[first : first + case.batch_size]
+
+    def _is_finished(self, case: Case, repeat: int, batch: Sequence[Sample]) -> bool:
+        return all((case.case_id, repeat, sample.sample_id) in self.finished for sample in batch)
+
+    def _request(self, case: Case, sample: Sample, repeat: int) -> Request:
+        """The seed depends on sample and repeat, not on method or γ: all methods meet the same luck."""
+        prompt = self.pair.encode(sample.prompt)
+        limit = self.engine.target.max_positions
+        if limit is not None and len(prompt) + case.max_new_tokens > limit:
+            raise InputError(
+                f"{len(prompt)} prompt tokens and {case.max_new_tokens} new ones exceed the model's "
+                f"{limit} positions",
+                "Lower max_new_tokens.",
+            )
+        text = f"{self.todo.scenario.seed}/{sample.sample_id}/{repeat}"
+        digest = hashlib.sha256(text.encode()).digest()
+        return Request(prompt, int.from_bytes(digest[:8], "big") >> 1)
+
+    def _base_row(self, case: Case, repeat: int, index: int, sample: Sample) -> Row:
+        return _case_row(self.todo, self.writer.run_id, case) | {
+            "sample_id": sample.sample_id,
+            "repeat": repeat,
+            "batch_index": index,
+            "reference": sample.reference,
+            "dtype": str(self.engine.target.dtype).removeprefix("torch."),
+        }
+
+    def _result(
+        self,
+        case: Case,
+        request: Request,
+        generation: Generation,
+        sample: Sample,
+        spans: Spans,
+        sequence: int,
+    ) -> Row:
+        if generation.error:
+            return {"status": "failed", "error": generation.error}
+        text = self.pair.decode(generation.tokens)
+        score = self.tasks[case.task].score(text, sample)
+        return (
+            _counts(request, generation)
+            | _times(generation, spans, sequence)
+            | {
+                "status": "ok",
+                "hypothesis": text,
+                "metric": score.metric,
+                "metric_value": score.value,
+                "metric_weight": score.weight,
+                "metrics": score.metrics,
+                "target_logprob": self.engine.log_probability(request.prompt, generation.tokens),
+            }
+        )
+
+    def _machine(self, spans: Spans, sequences: int) -> Row:
+        """What the machine did meanwhile; the batch's energy is shared equally by its sequences."""
+        window = self.nvml.window(spans.start_s, spans.start_s + spans.wall_s)
+        if window.get("energy_j") is not None:
+            window["energy_j"] /= sequences
+        if self.todo.device.type == "cuda":
+            window["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.todo.device)
+        return window
+
+    def _count(self, case: Case, rows: list[Row]) -> None:
+        for row in rows:
+            if row["status"] == "ok":
+                self.outcome.ok += 1
+                continue
+            self.outcome.failed += 1
+            reason = f"{case.method} γ={case.gamma}: {row['error']}"
+            if reason not in self.outcome.errors:
+                self.outcome.errors.append(reason)
+
+    def _reset_peak_memory(self) -> None:
+        if self.todo.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.todo.device)
+
+    def _clear_memory(self) -> None:
+        if self.todo.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _block_key(case: Case) -> tuple[Any, ...]:
+    return (
+        case.task, case.engine, case.attention, case.batch_size, case.temperature, case.gamma,
+    )  # fmt: skip
+
+
+def _case_row(todo: Plan, run_id: str, case: Case) -> Row:
+    spec = todo.specs[case.pair]
+    alpha, beta = case.sigmoid_range or (None, None)
+    return {
+        "run_id": run_id,
+        "case_id": case.case_id,
+        "scenario": todo.scenario.name,
+        "pair": case.pair,
+        "target": _model_name(spec.target),
+        "draft": _model_name(spec.draft),
+        "task": case.task,
+        "dataset": get_task(case.task).dataset,
+        "method": case.method,
+        "implementation": "torch",
+        "engine": case.engine,
+        "attention": case.attention,
+        "gamma": case.gamma,
+        "batch_size": case.batch_size,
+        "temperature": case.temperature,
+        "top_k": case.top_k,
+        "top_p": case.top_p,
+        "sigmoid_alpha": alpha,
+        "sigmoid_beta": beta,
+        "max_new_tokens": case.max_new_tokens,
+        "dtype": case.dtype,
+        "device_name": device_name(todo.device),
+        "seed": todo.scenario.seed,
+    }
+
+
+def _model_name(model: str) -> str:
+    """The last two parts of a folder; a hub name is that already."""
+    return "/".join(Path(model).parts[-2:])
+
+
+def _skipped_row(todo: Plan, run_id: str, case: Case) -> Row:
+    return _case_row(todo, run_id, case) | {"status": "skipped", "error": case.skip, "repeat": 0}
+
+
+def _failure(error: Exception) -> Row:
+    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
+def _counts(request: Request, generation: Generation) -> Row:
+    return {
+        "prompt_tokens": len(request.prompt),
+        "new_tokens": len(generation.tokens),
+        "finish_reason": generation.finish_reason,
+        "verify_steps": len(generation.step_drafted),
+        "drafted": sum(generation.step_drafted),
+        "accepted": sum(generation.step_accepted),
+        "step_drafted": generation.step_drafted,
+        "step_accepted": generation.step_accepted,
+    }
+
+
+def _times(generation: Generation, spans: Spans, sequence: int) -> Row:
+    """The batch's times up to this sequence's last step."""
+    steps = len(generation.step_drafted)
+    draft, target, verify = (
+        list(us[:steps]) for us in (spans.draft_us, spans.target_us, spans.verify_us)
+    )
+    return {
+        "wall_s": spans.finished_s[sequence],
+        "ttft_s": spans.ttft_s,
+        "step_draft_us": draft,
+        "step_target_us": target,
+        "step_verify_us": verify,
+        "draft_s": sum(draft) / 1e6,
+        "target_s": sum(target) / 1e6,
+        "verify_s": sum(verify) / 1e6,
+    }

@@ -1,0 +1,49 @@
+"""Logits processing that the draft and the target share: top-k, top-p and vocabularies of two sizes.
+
+All of it only masks with −inf, so the temperature stays inside sampling and verification. Draft
+tokens must be drawn from, and verified against, the very rows these functions return: any difference
+between the two breaks the output law and nothing crashes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from specbench.sampling.draft import scale
+
+
+def process(
+    logits: Tensor, vocab_size: int, temperature: Tensor, top_k: int | None, top_p: float | None
+) -> Tensor:
+    """Masks logits the way transformers does: top-k first, then top-p of what is left.
+
+    Args:
+        logits: (B, T, V') of either model.
+        vocab_size: V of the target. Missing entries (padded embeddings differ in size) become −inf;
+            surplus ones, which no tokenizer produces, are dropped.
+        temperature: (B,) float32; top-p is taken after it.
+        top_k: keep this many, and what ties with the last of them; None keeps all.
+        top_p: keep the smallest set whose probability reaches this; None keeps all.
+
+    Returns:
+        (B, T, V), same dtype.
+    """
+    if logits.shape[-1] != vocab_size:
+        missing = max(0, vocab_size - logits.shape[-1])
+        logits = pad(logits[..., :vocab_size], (0, missing), value=-torch.inf)
+    if top_k is not None and top_k < vocab_size:
+        least = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p is not None and top_p < 1:
+        logits = logits.masked_fill(_outside_nucleus(logits, temperature, top_p), -torch.inf)
+    return logits
+
+
+def _outside_nucleus(logits: Tensor, temperature: Tensor, top_p: float) -> Tensor:
+    values, order = scale(logits, temperature).sort(dim=-1, descending=True)
+    probs = values.softmax(-1)
+    # A token stays if what stands before it has not reached top_p yet, so the first always stays.
+    outside = probs.cumsum(-1) - probs >= top_p
+    return outside.scatter(-1, order, outside)

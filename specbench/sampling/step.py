@@ -1,0 +1,137 @@
+"""What the verification laws share: a step's inputs, its random numbers and how a token is emitted.
+
+A row of logits is *valid* if its log-normaliser is finite. An invalid row (a NaN, a +inf, or nothing
+but −inf) has one clear outcome in every method: an invalid target row accepts no draft and emits no
+token (−1); an invalid draft row rejects its draft and leaves the target row to be sampled alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specbench.sampling import philox
+
+EMPTY = 1e-30
+"""A residual whose largest entry is below this is numerically empty: target and draft agree there to
+the last bit, and the token is sampled from the target."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verify step of a batch, checked.
+
+    target_logits: (B, γ+1, V) float32, float16 or bfloat16.
+    draft_logits: (B, γ, V), same dtype.
+    draft_tokens: (B, γ) int64; what lies at or past `lengths` is padding.
+    lengths: (B,) int64, real drafts of each sequence, 0 to γ.
+    temperature: (B,) float32; 0 is greedy.
+    seeds, positions: (B,) int64.
+    sigmoid_range: (alpha, beta) in logits; used by `sigmoid` alone.
+    greedy: True if every temperature is 0, False if none is, None if only the device knows.
+    """
+
+    target_logits: Tensor
+    draft_logits: Tensor
+    draft_tokens: Tensor
+    lengths: Tensor
+    temperature: Tensor
+    seeds: Tensor
+    positions: Tensor
+    sigmoid_range: tuple[float, float]
+    greedy: bool | None
+
+    @property
+    def gamma(self) -> int:
+        """The longest draft the tensors can hold."""
+        return self.draft_tokens.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.target_logits.shape[2]
+
+
+def accept_uniforms(step: Step) -> Tensor:
+    """(B, γ) float32 in [0, 1): one uniform for each draft."""
+    slots = torch.arange(step.gamma, device=step.seeds.device)
+    word = philox.words(step.seeds, step.positions, philox.Purpose.ACCEPT, slots, 1)
+    return philox.uniform(word[:, :, 0])
+
+
+def real_drafts(step: Step) -> Tensor:
+    """(B, γ) bool: neither padding nor an id outside the vocabulary."""
+    slots = torch.arange(step.gamma, device=step.lengths.device)
+    inside = (step.draft_tokens >= 0) & (step.draft_tokens < step.vocab_size)
+    return (slots < step.lengths[:, None]) & inside
+
+
+def at_tokens(rows: Tensor, step: Step) -> Tensor:
+    """(B, γ): each row's value at its drafted token, from (B, γ or γ+1, V)."""
+    index = step.draft_tokens.clamp(0, step.vocab_size - 1)[:, :, None]
+    return rows[:, : step.gamma].gather(2, index)[:, :, 0]
+
+
+def leading(accept: Tensor) -> Tensor:
+    """(B,): how many of (B, γ) are true before the first false."""
+    return accept.long().cumprod(1).sum(1)
+
+
+def stop_row(rows: Tensor, accepted: Tensor) -> Tensor:
+    """(B, V): the row where each sequence stopped, from (B, R, V).
+
+    A draft has no row after full acceptance: then any row is returned, for `where_drafted` to drop.
+    """
+    if rows.shape[1] == 0:
+        return rows.new_zeros(rows.shape[0], rows.shape[2])
+    return rows[torch.arange(len(rows), device=rows.device), accepted.clamp(max=rows.shape[1] - 1)]
+
+
+def where_drafted(draft: Tensor, accepted: Tensor, step: Step) -> Tensor:
+    """The draft's (B, V) weights at the stop row, zero where the token is the target's alone to give:
+    after full acceptance, and where the draft's row is invalid (NaN)."""
+    has_row = (accepted < step.lengths) & ~draft.isnan().any(1)
+    return draft.where(has_row[:, None], 0)
+
+
+def emit(target: Tensor, draft: Tensor, step: Step) -> Tensor:
+    """One token ∝ max(0, target − draft), or ∝ target where that is numerically empty.
+
+    Args:
+        target: (B, V) float32 weights, normalised or not; a row with a NaN, or without any weight,
+            is invalid.
+        draft: (B, V) float32 weights on the same scale.
+
+    Returns:
+        (B,) int64; −1 for an invalid target row.
+    """
+    residual = (target - draft).clamp(min=0)
+    empty = residual.amax(1, keepdim=True) < EMPTY
+    token = race(torch.where(empty, target, residual), step)
+    largest = target.amax(1)
+    return torch.where(largest.isfinite() & (largest > 0), token, -1)
+
+
+def race(weights: Tensor, step: Step) -> Tensor:
+    """(B,) int64: index i with probability w_i / Σw, from (B, V) weights >= 0.
+
+    An exponential race: no cumulative sum whose tail could emit a token of weight zero, and no
+    normaliser.
+    """
+    slot = torch.zeros(1, dtype=torch.int64, device=weights.device)
+    word = philox.words(step.seeds, step.positions, philox.Purpose.RESIDUAL, slot, weights.shape[1])
+    return (weights / philox.exponential(word[:, 0])).argmax(1)
+
+
+def verify_greedy(step: Step) -> tuple[Tensor, Tensor]:
+    """Temperature 0, for every method: accept while the draft is the target's argmax; emit the argmax.
+
+    Returns:
+        num_accepted (B,), next_token (B,) with −1 for an invalid target row; int64.
+    """
+    largest, best = step.target_logits.max(2)
+    best = torch.where(largest.isfinite(), best, -1)
+    accepted = leading(real_drafts(step) & (step.draft_tokens == best[:, : step.gamma]))
+    return accepted, best.gather(1, accepted[:, None])[:, 0]

@@ -1,0 +1,305 @@
+"""Scenarios: a strict YAML file and command-line overrides become axes, and the axes become cases.
+
+One scenario asks one question. Every axis takes a value, a comma-separated text or a list; `cases()`
+is their product, in which an impossible combination stays, skipped, with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from specbench.assets import scenarios_dir
+from specbench.errors import InputError, nearest, unknown_name
+from specbench.sampling.names import MAX_GAMMA, POLICIES, SIGMOID_RANGE
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)(?::(\d+))?")
+GAMMA_HINT = (
+    "Give 5, a list 1,2,4, a range 1..20 (20 included), a range with a step 1..20:5, or a policy: "
+    + ", ".join(POLICIES)
+    + "."
+)
+
+
+def parse_gammas(text: str) -> list[str]:
+    """γ values in the order given: `5`, `1,2,4`, `1..20` (inclusive), `1..20:5`, `heuristic`, `bass`.
+
+    Raises:
+        InputError: the text is none of these, a range runs backwards, or a γ is over 128.
+    """
+    found: list[str] = []
+    for part in (piece.strip() for piece in text.split(",")):
+        found += [value for value in _parse_gamma_part(part, text) if value not in found]
+    return found
+
+
+def _parse_gamma_part(part: str, text: str) -> list[str]:
+    if part in POLICIES:
+        return [part]
+    match = _RANGE.fullmatch(part)
+    if match:
+        first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
+        if first > last:
+            raise InputError(
+                f"gamma range {part!r} runs backwards", f"Write it as {last}..{first}."
+            )
+        if step == 0:
+            raise InputError(f"gamma range {part!r} has a step of 0", GAMMA_HINT)
+        values = range(first, last + 1, step) if last <= MAX_GAMMA else [last]
+    elif part.isascii() and part.isdecimal():
+        values = [int(part)]
+    else:
+        raise InputError(f"gamma {text!r} cannot be read at {part!r}", GAMMA_HINT)
+    if values[-1] > MAX_GAMMA:
+        raise InputError(f"gamma {values[-1]} is too large", f"The largest is {MAX_GAMMA}.")
+    return [str(value) for value in values]
+
+
+def _as_list(value: Any) -> Any:
+    """One value, a comma-separated text or a list, as a list without duplicates."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    return [item for i, item in enumerate(items) if item not in items[:i]]
+
+
+def _as_numbers(value: Any) -> Any:
+    """Like `_as_list`, with the numbers in a text read as such; what is no number is left to refuse."""
+    return [_as_number(item) for item in _as_list(value)]
+
+
+def _as_number(item: Any) -> Any:
+    if not isinstance(item, str):
+        return item
+    for read in (int, float):
+        try:
+            return read(item)
+        except ValueError:
+            continue
+    return item
+
+
+def _as_gammas(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str | list | tuple):
+        return value
+    items = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(item, int | str) and not isinstance(item, bool) for item in items):
+        return value
+    return parse_gammas(",".join(str(item) for item in items))
+
+
+def _as_ranges(value: Any) -> Any:
+    """`-10,10`, several as `-10,10;-30,30`, or the same as YAML lists."""
+    if isinstance(value, str):
+        pairs = [[_as_number(part) for part in piece.split(",")] for piece in value.split(";")]
+    elif isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
+        pairs = [list(value)]
+    else:
+        pairs = [list(item) for item in value] if isinstance(value, list | tuple) else [[value]]
+    return [_as_range(pair) for pair in pairs]
+
+
+def _as_range(pair: list[Any]) -> tuple[float, float]:
+    numbers = [float(item) for item in pair if isinstance(item, int | float)]
+    if len(pair) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise InputError(
+            f"sigmoid_range {','.join(str(item) for item in pair)!r} is no range",
+            "Give alpha and beta, the smaller first: -10000,10000; several as -10,10;-30,30.",
+        )
+    return numbers[0], numbers[1]
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+Gammas = Annotated[list[str], BeforeValidator(_as_gammas), Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)]
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Temperatures = Annotated[list[Temperature], BeforeValidator(_as_numbers), Field(min_length=1)]
+Ranges = Annotated[list[tuple[float, float]], BeforeValidator(_as_ranges), Field(min_length=1)]
+Dtypes = Annotated[
+    list[Literal["auto", "float32", "float16", "bfloat16"]],
+    BeforeValidator(_as_list),
+    Field(min_length=1),
+]
+Engines = Annotated[list[Literal["native"]], BeforeValidator(_as_list), Field(min_length=1)]
+Attentions = Annotated[list[Literal["pad"]], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class Scenario(BaseModel):
+    """A question asked of some pairs, tasks and methods. scenarios/README.md has every field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = "custom"
+    description: str = ""
+    pair: Names = ["demo-lm"]
+    task: Names = ["summarization"]
+    method: Names = ["baseline", "exact", "sigmoid", "fused", "block"]
+    gamma: Gammas = ["0", "1", "2", "4", "8"]
+    batch_size: Counts = [1]
+    temperature: Temperatures = [1.0]
+    top_k: Count | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    sigmoid_range: Ranges = [SIGMOID_RANGE]
+    engine: Engines = ["native"]
+    attention: Attentions = ["pad"]
+    dtype: Dtypes = ["auto"]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    samples: Count = 8
+    repeats: Count = 2
+    warmup: Annotated[int, Field(ge=0)] = 1
+    max_new_tokens: Count = 64
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def cases(self) -> list[Case]:
+        """The product of the axes, in the order in which they run; impossible ones carry `skip`."""
+        axes = itertools.product(
+            self.pair, self.task, self.engine, self.attention, self.dtype, self.batch_size,
+            self.temperature, self.gamma, self._methods(),
+        )  # fmt: skip
+        return [
+            Case(
+                pair=pair, task=task, engine=engine, attention=attention, dtype=dtype,
+                batch_size=batch_size, temperature=temperature, gamma=gamma, method=method,
+                sigmoid_range=sigmoid_range, top_k=self.top_k, top_p=self.top_p,
+                max_new_tokens=self.max_new_tokens,
+                skip=self._impossible(batch_size, gamma),
+            )
+            for pair, task, engine, attention, dtype, batch_size, temperature, gamma,
+            (method, sigmoid_range) in axes
+        ]  # fmt: skip
+
+    def _methods(self) -> list[tuple[str, tuple[float, float] | None]]:
+        """Only `sigmoid` has a range, so only it is multiplied by the axis."""
+        return [
+            (method, chosen)
+            for method in self.method
+            for chosen in (self.sigmoid_range if method == "sigmoid" else [None])
+        ]
+
+    def _impossible(self, batch_size: int, gamma: str) -> str | None:
+        if batch_size > self.samples:
+            return f"a batch of {batch_size} cannot be filled from {self.samples} samples"
+        if self.samples % batch_size:
+            return f"{self.samples} samples leave a batch of {batch_size} partly empty"
+        if gamma == "heuristic" and batch_size > 1:
+            return "the heuristic schedule is defined for batch size 1 (transformers); use bass"
+        return None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination of the axes; `skip` says why it cannot run, None if it can."""
+
+    pair: str
+    task: str
+    engine: str
+    attention: str
+    dtype: str
+    batch_size: int
+    temperature: float
+    gamma: str
+    method: str
+    sigmoid_range: tuple[float, float] | None
+    top_k: int | None
+    top_p: float | None
+    max_new_tokens: int
+    skip: str | None = None
+
+    @property
+    def case_id(self) -> str:
+        """Readable and stable: method, γ, batch size and a hash of everything that makes the case."""
+        what = {key: value for key, value in asdict(self).items() if key != "skip"}
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        return f"{self.method}-g{self.gamma}-b{self.batch_size}-{digest[:8]}"
+
+
+def load_scenario(
+    name_or_path: str, overrides: Mapping[str, Any] | None = None
+) -> tuple[Scenario, str]:
+    """Reads a scenario and applies command-line overrides.
+
+    Args:
+        name_or_path: the stem of a built-in file, or a path that ends in .yaml or .yml.
+        overrides: field name to value; None values are ignored.
+
+    Returns:
+        the scenario, and the text of its file.
+
+    Raises:
+        InputError: no such scenario, or the file or an option has an unknown key or a wrong value;
+            the message gives file, key and what was expected.
+    """
+    path = _find(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise InputError(
+            f"scenario {path} cannot be read: {problem}", "Give a YAML file."
+        ) from None
+    if not isinstance(fields, dict):
+        raise InputError(
+            f"scenario {path} holds no mapping of fields", "Write one `key: value` a line."
+        )
+    base = {"name": path.stem, **fields}
+    scenario = _validate(base, f"scenario {path}")
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    return (
+        _validate({**scenario.model_dump(), **given}, "the command line") if given else scenario
+    ), text
+
+
+def restore_scenario(text: str) -> Scenario:
+    """A scenario from its own `model_dump_json()`, in which JSON has turned tuples into lists."""
+    return _validate(json.loads(text), "the saved scenario")
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path():
+        if not path.is_file():
+            raise InputError(f"there is no scenario file {name_or_path}", "Check the path.")
+        return path
+    built_in = scenario_files()
+    if name_or_path not in built_in:
+        raise unknown_name("scenario", name_or_path, built_in)
+    return built_in[name_or_path]
+
+
+def scenario_files() -> dict[str, Path]:
+    """The built-in scenarios by name."""
+    return {path.stem: path for path in sorted(scenarios_dir().glob("*.yaml"))}
+
+
+def _validate(fields: dict[Any, Any], where: str) -> Scenario:
+    known = Scenario.model_fields
+    for key in fields:
+        if key not in known:
+            hint = f"{nearest(str(key), known)}The fields are: {', '.join(known)}."
+            raise InputError(f"{where}: unknown field {key!r}", hint)
+    try:
+        return Scenario.model_validate(fields)
+    except ValidationError as error:
+        raise _explain(error, fields, where) from None
+
+
+def _explain(error: ValidationError, fields: dict[Any, Any], where: str) -> InputError:
+    """pydantic's first complaint as message and hint; our own validators bring theirs along."""
+    first = error.errors()[0]
+    own = first.get("ctx", {}).get("error")
+    if isinstance(own, InputError):
+        return InputError(f"{where}: {own.message}", own.hint)
+    key = str(first["loc"][0])
+    expected = first["msg"].replace("Input should", "It should")
+    return InputError(f"{where}: {key} is {fields.get(key)!r}", f"{expected}.")

@@ -1,0 +1,1 @@
+"""Tasks: a data set, a prompt and a metric each."""

@@ -1,0 +1,1 @@
+"""What is measured beside the tokens: time spans, the GPU's own counters, the environment."""

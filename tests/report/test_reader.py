@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from specbench.errors import InputError
+from specbench.report.reader import load_results, read_run, read_runs
+from specbench.report.schema import METADATA_KEY, SCHEMA
+
+
+@pytest.fixture
+def result(write_run, demo):
+    return write_run(demo())
+
+
+def rewrite(path, table=None, **metadata):
+    """The file with other columns or metadata, as another version or tool might write it."""
+    table = pq.read_table(path) if table is None else table
+    stored = json.loads(pq.read_schema(path).metadata[METADATA_KEY]) | metadata
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(stored)}), path)
+
+
+def refused(path):
+    with pytest.raises(InputError) as error:
+        load_results([path])
+    assert error.value.hint
+    assert error.value.exit_code == 2
+    return error.value.message
+
+
+def test_files_folders_and_patterns_each_once(write_run, row, monkeypatch):
+    paths = [write_run([row(sample_id=name)], run_id=f"0000000{name}") for name in "abc"]
+    folder = paths[0].parent
+    assert load_results(paths[1])["sample_id"].tolist() == ["b"]
+    assert load_results(str(folder / "*.parquet"))["sample_id"].tolist() == ["a", "b", "c"]
+    assert load_results([folder])["sample_id"].tolist() == ["a", "b", "c"]
+    assert len(read_runs([paths[2], folder, str(folder / "demo-*")])) == 3
+    monkeypatch.chdir(folder.parent)
+    assert len(load_results("**/*.parquet")) == 3
+
+
+def test_a_file_name_with_brackets_is_a_file_name(result):
+    odd = result.with_name("run[1].parquet")
+    result.rename(odd)
+    assert len(load_results(odd)) == 12
+
+
+def test_the_public_name(result):
+    import specbench
+
+    assert len(specbench.load_results(result)) == 12
+
+
+def test_read_run_has_metadata_and_rows(result):
+    run = read_run(result)
+    assert run.path == result
+    assert run.run_id == run.rows["run_id"][0] == run.metadata["run_id"]
+    assert run.rows["step_accepted"][3].tolist() == [2, 2, 2, 0]
+
+
+def test_nothing_given():
+    with pytest.raises(InputError, match="no result file given"):
+        load_results([])
+
+
+def test_nothing_matches(tmp_path):
+    assert "nothing matches" in refused(str(tmp_path / "*.parquet"))
+    assert "no *.parquet file in" in refused(tmp_path)
+
+
+def test_missing_file(tmp_path):
+    assert "no such file" in refused(tmp_path / "gone.parquet")
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, -1, -100])
+def test_truncated_file(result, kept):
+    content = result.read_bytes()
+    result.write_bytes(content[:kept])
+    message = refused(result)
+    assert str(result) in message
+    assert "damaged or no Parquet file" in message
+
+
+def test_no_parquet_at_all(tmp_path):
+    path = tmp_path / "notes.parquet"
+    path.write_text("τ, α and γ")
+    assert "damaged or no Parquet file" in refused(path)
+
+
+def test_parquet_of_another_tool(tmp_path):
+    path = tmp_path / "other.parquet"
+    pd.DataFrame({"method": ["fused"], "gamma": [4]}).to_parquet(path)
+    assert "not written by specbench" in refused(path)
+
+
+def test_a_newer_major_schema(result):
+    rewrite(result, schema_version="2.0")
+    assert "was written by schema 2.0, this specbench reads 1.x" in refused(result)
+
+
+def test_a_newer_minor_schema_with_more_columns(result):
+    table = pq.read_table(result)
+    more = table.append_column("warp_stalls", pa.array([7] * len(table), pa.int64()))
+    rewrite(result, more, schema_version="1.9")
+    assert set(load_results(result)["warp_stalls"]) == {7}
+
+
+def test_missing_columns(result):
+    rewrite(result, pq.read_table(result).drop_columns(["gamma", "wall_s"]))
+    assert "lacks the columns gamma, wall_s" in refused(result)
+
+
+def test_a_missing_column_that_nothing_depends_on_reads_as_null(result):
+    rewrite(result, pq.read_table(result).drop_columns(["mfu", "nvml_t_s"]))
+    rows = load_results(result)
+    assert rows["mfu"].isna().all()
+    assert list(rows.columns) == SCHEMA.names
+
+
+def test_a_column_of_the_wrong_type(result):
+    table = pq.read_table(result)
+    place = table.column_names.index("new_tokens")
+    rewrite(result, table.set_column(place, "new_tokens", pa.array(["many"] * len(table))))
+    assert "column of the wrong type" in refused(result)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema_version": 1}', '{"schema_version":"x"}'])
+def test_metadata_that_cannot_be_read(result, text):
+    table = pq.read_table(result).replace_schema_metadata({METADATA_KEY: text})
+    pq.write_table(table, result)
+    assert "metadata that cannot be read" in refused(result)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_damaged_file_is_an_input_error_or_reads_whole(result, data):
+    whole = result.read_bytes()
+    content = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    damaged = result.with_name("damaged.bin")
+    damaged.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        assert len(read_run(damaged).rows) == 12
+    except InputError as error:
+        assert str(damaged) in error.message
+
+
+def test_the_report_layer_imports_no_torch():
+    script = (
+        "import sys, specbench.report.render, specbench.report.reader, specbench.report.writer;"
+        "import specbench.cli.compare;"
+        "heavy = {'torch', 'cupy', 'transformers', 'scipy', 'matplotlib', 'pynvml'};"
+        "ours = {'specbench.telemetry', 'specbench.engine', 'specbench.sampling'};"
+        "print(sorted((heavy | ours) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

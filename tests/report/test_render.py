@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from specbench.report.compare import compare_runs
+from specbench.report.reader import read_run
+from specbench.report.render import render_comparison, render_run
+from specbench.report.sheet import amount, fixed, percent, times
+
+METHODS = ["baseline", "exact", "sigmoid", "fused", "block"]
+
+
+def printed(show, *arguments, **options):
+    stream = io.StringIO()
+    show(*arguments, console=Console(file=stream, width=100, highlight=False), **options)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def main_table(write_run):
+    return lambda rows, **metadata: printed(render_run, read_run(write_run(rows, **metadata)))
+
+
+@pytest.fixture
+def comparison_of(write_run):
+    def render(*runs, output_format="table"):
+        found = compare_runs([read_run(write_run(rows)) for rows in runs])
+        return printed(render_comparison, found, output_format=output_format)
+
+    return render
+
+
+def line_with(text, *words):
+    return next(line for line in text.splitlines() if all(word in line for word in words))
+
+
+def test_the_main_table(main_table, demo):
+    text = main_table(demo())
+    assert text.splitlines()[0].startswith("demo-lm · summarization · batch 1 · temperature 1")
+    assert "rouge1" in text
+    fused = line_with(text, "fused", "2.50").split()
+    assert fused == ["2", "fused", "2.50", "75.0", "20.0", "2.00×", "100", "20.0", "0.500"]
+    plain = line_with(text, "0  baseline").split()
+    assert plain == ["0", "baseline", "1.00", "–", "10.0", "1.00×", "50.0", "10.0", "0.500"]
+
+
+def test_the_fastest_exact_method_is_named_and_an_approximation_is_not(main_table, demo):
+    text = main_table(demo())
+    assert "fastest exact: fused at γ = 2: 2.00× over plain decoding\n" in text
+    assert "sigmoid ≈" in text
+    assert "≈ approximation: the output does not follow the target's law" in text
+
+
+def test_a_slow_winner_is_not_praised(main_table, row, plain):
+    text = main_table([plain(), row(wall_s=2.0)])
+    assert "fastest exact: fused at γ = 2: 0.50× plain decoding, which is faster" in text
+
+
+def test_without_plain_decoding_there_is_no_speedup(main_table, row):
+    text = main_table([row()])
+    assert "20.0 tokens/s (no γ = 0 in this run to hold it against)" in text
+
+
+def test_unknown_exactness_is_said(main_table, row, plain):
+    text = main_table([plain(), row(method="mine")])
+    assert "mine ?" in text
+    assert "fastest of methods not known to be exact: mine" in text
+
+
+def test_unsteady_figures_are_marked_and_explained(main_table, row, plain):
+    text = main_table([plain(), row(step_verify_us=[50.0, 100.0, 100.0, 200.0])])
+    fused = line_with(text, "fused", "2.50")
+    assert "20.0~" in fused
+    assert "2.00×~" in fused
+    assert "100~" in fused
+    reasons = "fewer than 3 repeats; verify time spread over 10% between steps"
+    assert f"~ unsteady: {reasons}" in text
+    assert "(unsteady: fewer than 3 repeats)" in text
+
+
+def test_steady_figures_are_not_marked(main_table, demo):
+    assert "~" not in main_table(demo())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (["torch", "torch"], "as torch ops on cpu; the CUDA kernels are not in this run"),
+        (["torch", "cuda"], "verify on cpu: baseline as torch ops; fused as CUDA kernels"),
+        (["cuda", "cuda"], "verify on cpu: baseline, fused as CUDA kernels"),
+    ],
+)
+def test_what_the_verify_step_ran_as(main_table, row, kinds, words):
+    methods = zip(["baseline", "fused"], kinds, strict=True)
+    assert words in main_table([row(method=m, implementation=kind) for m, kind in methods])
+
+
+def test_failures_and_skips_are_listed_with_their_reason(main_table, row):
+    failed = row(sample_id="s1", status="failed", error="CUDA out of memory")
+    skipped = row(method="block", status="skipped", error="block needs γ > 0")
+    text = main_table([row(), failed, skipped])
+    assert "fused at γ = 2: 1 of 2 sequences failed: CUDA out of memory" in text
+    assert "block at γ = 2: skipped: block needs γ > 0" in text
+
+
+def test_each_group_has_its_table(main_table, row):
+    text = main_table([row(batch_size=1), row(batch_size=8, top_k=50)])
+    assert "batch 1 · temperature 1 · native" in text
+    assert "batch 8 · temperature 1 · top-k 50 · native" in text
+
+
+def test_markup_in_a_name_is_no_markup(main_table, row):
+    assert "[bold]x[/bold]" in main_table([row(method="[bold]x[/bold]")])
+
+
+def test_compare_shows_the_changes(comparison_of, demo):
+    text = comparison_of(demo())
+    fused = line_with(text, "fused", "-50.0").split()
+    assert fused == [
+        *["2", "fused", "100", "-50.0", "2.50", "+0.0", "75.0", "+0.0", "20.0", "+60.0"],
+        *["2.00×", "0.500", "+0.000"],
+    ]
+    assert "Δ against baseline at the same γ" in text
+    assert line_with(text, "sigmoid").split()[-1] == "-0.300"
+
+
+def test_without_baseline_the_table_has_no_delta(comparison_of, row):
+    text = comparison_of([row(), row(method="block")])
+    assert "Δ " not in text.replace("no Δ", "")
+    assert "no rows of baseline: no Δ" in text
+    assert line_with(text, "fused", "2.50")
+
+
+def test_runs_against_each_other(comparison_of, row):
+    text = comparison_of(
+        [row(), row(method="block")],
+        [row(wall_s=0.25), row(gamma="4", step_verify_us=[200.0] * 4)],
+        [row(wall_s=1.0)],
+    )
+    assert line_with(text, "2.000").split()[1] == "fused"
+    assert line_with(text, "0.500~").split()[1] == "fused"
+    assert "block at γ = 2 (demo-lm" in text
+    assert "fused at γ = 4 (demo-lm" in text
+    assert text.count("only in ") == 2
+
+
+def realistic(row, plain):
+    rows = [plain(method=method, repeat=0) for method in METHODS]
+    for gamma in ["1", "2", "8", "128", "heuristic"]:
+        for method in METHODS:
+            speed = {"step_verify_us": [12345.6] * 4, "wall_s": 0.0123}
+            rows.append(row(method=method, gamma=gamma, **speed))
+    return rows
+
+
+def test_tables_fit_a_hundred_columns(main_table, comparison_of, row, plain):
+    rows = realistic(row, plain)
+    for text in [main_table(rows), comparison_of(rows, rows)]:
+        assert max(len(line) for line in text.splitlines()) <= 100
+        assert "…" not in text
+
+
+def test_a_narrow_terminal_cuts_no_figure(write_run, demo):
+    stream = io.StringIO()
+    render_run(read_run(write_run(demo())), Console(file=stream, width=40))
+    assert "2.00×" in stream.getvalue()
+    assert "…" not in stream.getvalue()
+
+
+def test_markdown(comparison_of, demo):
+    text = comparison_of(demo(), output_format="markdown")
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(tables) == 2 + 4
+    assert len({line.count("|") for line in tables}) == 1
+    assert "verify µs/step" in tables[0]
+    assert "**20.0**" in line_with(text, "| fused |")
+    assert "- fastest exact: fused" in text
+
+
+def test_json_is_unrounded_and_null_where_not_known(comparison_of, demo, row):
+    text = comparison_of(demo(), [*demo(), row(gamma="8")], output_format="json")
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert [len(run["groups"]) for run in found["runs"]] == [1, 1]
+    plain = found["runs"][0]["groups"][0]["cases"][0]
+    assert plain["alpha"] is None
+    assert (plain["method"], plain["gamma"], plain["exact"]) == ("baseline", "0", True)
+    assert plain["tokens_per_s"] == 10.0
+    assert len(found["across"]) == 4
+    assert [line["gamma"] for line in found["alone"]] == ["8"]
+
+
+def test_numbers():
+    assert [amount(x) for x in [1234.5, 12.34, 1.234, 0.0, float("nan")]] == [
+        *["1,234", "12.3", "1.23", "0.00", "–"]
+    ]
+    assert [fixed(x, 3, sign=True) for x in [0.1, -0.1, -0.0001]] == ["+0.100", "-0.100", "+0.000"]
+    assert (percent(0.123), percent(-0.5, sign=True), times(1.624)) == ("12.3", "-50.0", "1.62×")
