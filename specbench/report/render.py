@@ -54,7 +54,7 @@ def render_comparison(
     """
     console = console or _console()
     if output_format == "json":
-        console.out(to_json(comparison), highlight=False)
+        _write(to_json(comparison), console)
     else:
         _print_sheets(comparison, console, output_format == "markdown")
 
@@ -65,7 +65,7 @@ def _print_sheets(comparison: Comparison, console: Console, markdown: bool) -> N
         sheets += _across_sheets(comparison.across, comparison.withins)
     for sheet in sheets:
         if markdown:
-            console.out(to_markdown(sheet) + "\n", highlight=False)
+            _write(to_markdown(sheet) + "\n", console)
         else:
             print_sheet(sheet, console)
     for note in comparison.notes:
@@ -228,6 +228,11 @@ def _marked(text: str, line: Line) -> str:
 def _quality(lines: pd.DataFrame) -> Column:
     names = lines["metric"].dropna().unique()
     return Column(str(names[0]) if len(names) == 1 else "quality")
+
+
+def _write(text: str, console: Console) -> None:
+    """As it is: rich would look for markup and wrap in half a megabyte of JSON."""
+    console.file.write(text + "\n")
 
 
 def _console() -> Console:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
+from rich.text import Span, Text
 
 NO_VALUE = "–"
 
@@ -65,29 +65,26 @@ def _table(sheet: Sheet, width: int) -> Text:
     widths = [max(cell_len(row[i].text) for row in rows) for i in range(len(names))]
     gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= width else 1
     rule = "─" * (sum(widths) + gap * (len(widths) - 1))
-    layout = _Layout([column.right for column in sheet.columns], widths, " " * gap)
-    lines = [Text(), layout.line(names, "bold"), layout.line(units, "dim"), Text(rule, "dim")]
+    rights = [column.right for column in sheet.columns]
+
+    def line(cells: list[Cell], style: str = "") -> Text:
+        return _line(cells, rights, widths, " " * gap, style)
+
+    lines = [Text(), line(names, "bold"), line(units, "dim"), Text(rule, "dim")]
     for block in sheet.blocks:
-        lines += [*(layout.line(row) for row in block), Text()]
+        lines += [*(line(row) for row in block), Text()]
     return Text("\n").join(lines)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    right: list[bool]
-    widths: list[int]
-    gap: str
-
-    def line(self, cells: list[Cell], style: str = "") -> Text:
-        text = Text(style=style)
-        for i, (cell, right, width) in enumerate(zip(cells, self.right, self.widths, strict=True)):
-            padding = " " * (width - cell_len(cell.text))
-            text.append(self.gap if i else "")
-            text.append(padding if right else "")
-            text.append(cell.text, "bold green" if cell.best else None)
-            text.append("" if right else padding)
-        text.rstrip()
-        return text
+def _line(cells: list[Cell], rights: list[bool], widths: list[int], gap: str, style: str) -> Text:
+    texts, spans, column = [], [], 0
+    for cell, right, width in zip(cells, rights, widths, strict=True):
+        padding = " " * (width - cell_len(cell.text))
+        texts.append(padding + cell.text if right else cell.text + padding)
+        if cell.best:
+            spans.append(Span(column, column + len(texts[-1]), "bold green"))
+        column += len(texts[-1]) + len(gap)
+    return Text(gap.join(texts).rstrip(), style, spans=spans)
 
 
 def to_markdown(sheet: Sheet) -> str:

@@ -56,8 +56,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 def keys_of(summary: pd.DataFrame, names: list[str]) -> list[tuple[Any, ...]]:
     """Each line's values of `names`, null as None: a NaN equals no other NaN."""
-    values = summary[names].astype(object)
-    return list(values.where(values.notna(), None).itertuples(index=False, name=None))
+    columns = [[None if pd.isna(value) else value for value in summary[name]] for name in names]
+    return list(zip(*columns, strict=True))
 
 
 def _split(rows: pd.DataFrame, key: list[str]) -> list[Columns]:

@@ -38,8 +38,9 @@ CLOCK_EVENTS = {
 }
 """NVML's bits for why the clocks are low. 0x1, an idle GPU, is left out: it slows nothing."""
 
-MIN_ENERGY_WINDOW_S = 0.1
-"""The energy counter moves every few tens of milliseconds: over less it says nothing."""
+MIN_ENERGY_WINDOW_S = 1.0
+"""The energy counter moves every 0.1 s (measured on an H100): over less than ten of its steps the
+figure would be wrong by more than 10 %, so it is null."""
 
 KEPT_SAMPLES = 100_000
 """Well over an hour at the default interval; a nightly run must not fill the memory."""
@@ -132,25 +133,31 @@ class NvmlSampler:
     def window(self, t0: float, t1: float) -> dict[str, Any]:
         """The columns `nvml_*`, `energy_j` and `throttle_reasons` of a row.
 
-        Ask soon after `t1`, and outside any timed span: it may take a sample itself. A list is
-        empty if no sample fell into the window, and null if the GPU does not tell.
+        Ask soon after `t1`, and outside any timed span: it takes a sample itself (4 ms) if the
+        window is long enough for `energy_j`. A list is empty if no sample fell into the window,
+        and null if the GPU does not tell.
 
         Args:
             t0, t1: `time.perf_counter()` at both ends.
         """
-        if self._handle is not None and (not self._samples or self._samples[-1].t < t1):
+        if t1 - t0 >= MIN_ENERGY_WINDOW_S and self._handle is not None:
             self._take()
-        with self._lock:
-            samples = list(self._samples)
-        times = [sample.t for sample in samples]
-        inside = samples[bisect_left(times, t0) : bisect_right(times, t1)]
-        columns: dict[str, Any] = {"nvml_t_s": [s.t - t0 for s in inside] if samples else None}
+        around, inside = self._around(t0, t1)
+        columns: dict[str, Any] = {"nvml_t_s": [s.t - t0 for s in inside] if around else None}
         for name, attribute in COLUMNS.items():
-            told = any(getattr(sample, attribute) is not None for sample in samples)
+            told = any(getattr(sample, attribute) is not None for sample in around)
             columns[name] = [getattr(s, attribute) for s in inside] if told else None
-        columns["energy_j"] = _energy(samples, t0, t1)
+        columns["energy_j"] = _energy(around, t0, t1)
         columns["throttle_reasons"] = _events(inside)
         return columns
+
+    def _around(self, t0: float, t1: float) -> tuple[list[Sample], list[Sample]]:
+        """(the samples in the window and the one on either side of it, those in the window)"""
+        with self._lock:
+            first = bisect_left(self._samples, t0, key=lambda sample: sample.t)
+            last = bisect_right(self._samples, t1, key=lambda sample: sample.t)
+            around = self._samples[max(first - 1, 0) : last + 1]
+        return around, [sample for sample in around if t0 <= sample.t <= t1]
 
     def _loop(self) -> None:
         while not self._stop.wait(self.interval_s):

@@ -156,7 +156,7 @@ def test_an_unknown_run_names_the_ones_there_are(out):
 def test_a_run_of_another_schema_is_not_resumed(writer):
     path = writer.output_dir / ".partial" / writer.run_id / "run.json"
     path.write_text(json.dumps(writer.metadata | {"schema_version": "0.9"}))
-    with pytest.raises(InputError, match="begun with result schema 0.9"):
+    with pytest.raises(InputError, match=r"begun with result schema 0\.9"):
         resumed(writer)
 
 

@@ -1,0 +1,229 @@
+"""The decoding loop: greedy equals plain, sampled follows the target's law, and the edges."""
+
+import functools
+import math
+
+import pytest
+import torch
+
+from specbench.engine.batch import Request
+from specbench.engine.native import Decoding, NativeEngine
+from specbench.errors import InputError
+from specbench.sampling.check import chi_square
+from specbench.sampling.policy import make_policy
+from specbench.sampling.processing import process
+from specbench.sampling.registry import get_method
+
+METHODS = ["baseline", "exact", "sigmoid", "fused", "block"]
+EXACT = ["baseline", "exact", "fused", "block"]
+PROMPTS = [(3, 4, 5, 6, 7, 8, 9), (2,), (9, 9, 1), tuple(range(2, 22))]
+
+
+def decode(engine, gamma="4", method="fused", tokens=18, prompts=PROMPTS, **decoding):
+    requests = [Request(prompt, seed) for seed, prompt in enumerate(prompts)]
+    return engine.generate(
+        requests, get_method(method), make_policy(gamma), Decoding(tokens, **decoding)
+    )
+
+
+@functools.cache
+def plain_greedy(model, prompt, count):
+    """Argmax decoding without a cache: the whole sequence again for each token."""
+    tokens = list(prompt)
+    for _ in range(count):
+        logits = forward(model, [tokens])[0, -1]
+        tokens.append(int(logits.argmax()))
+    return tokens[len(prompt) :]
+
+
+@torch.inference_mode()
+def forward(model, tokens):
+    return model.model(torch.tensor(tokens)).logits
+
+
+@pytest.mark.parametrize("gamma", ["0", "1", "2", "5", "16", "heuristic", "bass"])
+@pytest.mark.parametrize("method", METHODS)
+def test_greedy_equals_plain_decoding(target, draft, method, gamma):
+    engine = NativeEngine(target, draft, [])
+    found = decode(engine, gamma, method, temperature=0.0)
+    for prompt, generation in zip(PROMPTS, found, strict=True):
+        assert generation.tokens == plain_greedy(target, prompt, 18)
+
+
+@pytest.mark.parametrize("gamma", ["1", "3", "8", "bass"])
+@pytest.mark.parametrize("method", EXACT)
+def test_a_draft_equal_to_the_target_is_always_accepted(target, method, gamma):
+    """Off by one in the catch-up after a full acceptance lowers this, and nothing else fails."""
+    for generation in decode(NativeEngine(target, target, []), gamma, method, tokens=40):
+        assert generation.step_accepted == generation.step_drafted
+        assert sum(generation.step_drafted) > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sequence_is_the_same_in_any_batch(target, draft, method):
+    """Same seed, same tokens: ragged neighbours change nothing."""
+    engine = NativeEngine(target, draft, [])
+    together = decode(engine, method=method)
+    for seed, prompt in enumerate(PROMPTS):
+        (alone,) = engine.generate(
+            [Request(prompt, seed)], get_method(method), make_policy("4"), Decoding(18)
+        )
+        assert alone.tokens == together[seed].tokens
+        assert alone.step_accepted == together[seed].step_accepted
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 7])
+@pytest.mark.parametrize("gamma", ["0", "1", "8"])
+def test_max_new_tokens_is_met_and_never_passed(target, draft, gamma, tokens):
+    for generation in decode(NativeEngine(target, draft, []), gamma, tokens=tokens):
+        assert len(generation.tokens) == tokens
+        assert generation.finish_reason == "length"
+
+
+def test_the_end_token_ends_a_sequence_and_what_follows_is_dropped(target):
+    """With draft = target everything is accepted, so the end token stands among the drafts."""
+    endless = decode(NativeEngine(target, target, []), tokens=30)
+    for eos in range(0, 23, 4):
+        stopped = decode(NativeEngine(target, target, [eos]), tokens=30)
+        for free, generation in zip(endless, stopped, strict=True):
+            if eos not in free.tokens:
+                assert generation.tokens == free.tokens
+                continue
+            kept = free.tokens[: free.tokens.index(eos) + 1]
+            assert generation.tokens == kept
+            assert generation.finish_reason == "eos"
+            steps = len(generation.step_accepted)
+            bonus = len(kept) - sum(generation.step_accepted)
+            assert bonus in (steps, steps - 1)  # the last step has none if its draft ended it
+            assert generation.step_accepted == generation.step_drafted
+
+
+def test_counts_add_up(target, draft):
+    for method in METHODS:
+        for generation in decode(NativeEngine(target, draft, []), method=method, tokens=25):
+            steps = len(generation.step_drafted)
+            assert len(generation.step_accepted) == steps
+            assert len(generation.tokens) == steps + sum(generation.step_accepted)
+            pairs = zip(generation.step_accepted, generation.step_drafted, strict=True)
+            assert all(0 <= kept <= offered <= 4 for kept, offered in pairs)
+
+
+def test_gamma_zero_is_plain_decoding_whatever_the_method(target, draft):
+    engine = NativeEngine(target, draft, [])
+    first, *others = (decode(engine, "0", method) for method in METHODS)
+    for found in others:
+        assert [g.tokens for g in found] == [g.tokens for g in first]
+    assert all(g.step_drafted == [0] * 18 for g in first)
+
+
+def test_broken_logits_end_their_sequence_with_a_reason(model, draft):
+    """A NaN for one sequence: it fails, its neighbours finish as they would alone."""
+    target = model(seed=1)
+    engine = NativeEngine(target, draft, [])
+    healthy = decode(engine)
+    forward = target.model.forward
+
+    def poisoned(*args, input_ids, **kwargs):
+        out = forward(*args, input_ids=input_ids, **kwargs)
+        if input_ids.shape[1] == 5:  # a scoring step, not the prefill
+            out.logits[1] = torch.nan
+        return out
+
+    target.model.forward = poisoned
+    found = decode(engine)
+    assert "NaN" in found[1].error
+    assert found[1].finish_reason is None
+    assert found[1].tokens == []
+    for i in (0, 2, 3):
+        assert found[i].tokens == healthy[i].tokens
+
+
+def test_an_empty_prompt_is_refused(target, draft):
+    with pytest.raises(InputError, match="a prompt is empty"):
+        decode(NativeEngine(target, draft, []), prompts=[()])
+
+
+def test_log_probability_is_the_mean_under_the_target(target, draft):
+    prompt, new = (3, 4, 5), (6, 1, 2, 8)
+    rows = forward(target, [[*prompt, *new]])[0].double().log_softmax(-1)
+    by_hand = sum(float(rows[len(prompt) - 1 + i, token]) for i, token in enumerate(new)) / 4
+    engine = NativeEngine(target, draft, [])
+    assert engine.log_probability(prompt, new) == pytest.approx(by_hand, abs=1e-5)
+    assert engine.log_probability(prompt, ()) is None
+
+
+OPTIONS = [
+    {"temperature": 0.6},
+    {"top_k": 3},
+    {"top_p": 0.7, "temperature": 1.3},
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "gamma", "options"),
+    [(method, "2", {}) for method in EXACT]
+    + [(method, "2", options) for method in ("fused", "block") for options in OPTIONS]
+    + [("fused", "0", options) for options in OPTIONS],
+    ids=str,
+)
+def test_sampled_sequences_follow_the_targets_law(model, method, gamma, options):
+    """Chi-square over all sequences of 3 tokens, 3,000 of them, seeds 0…2,999, level 1 in 10,000.
+
+    Three tokens with γ = 2 make steps of every kind, the catch-up after a full acceptance too.
+    """
+    from scipy.stats import chi2
+
+    vocab, count, length, prompt = 5, 3000, 3, (1, 2)
+    target, draft = (
+        model(vocab, seed=4, sharpness=0.4),
+        model(vocab, seed=5, layers=1, sharpness=0.4),
+    )
+    engine = NativeEngine(target, draft, [])
+    found = decode(engine, gamma, method, tokens=length, prompts=[prompt] * count, **options)
+    cells = torch.zeros(vocab**length, dtype=torch.float64)
+    for generation in found:
+        cells[cell(generation.tokens, vocab)] += 1
+    statistic, dof = chi_square(cells, count * law(target, prompt, length, vocab, **options))
+    assert chi2.sf(statistic, dof) > 1e-4
+    if gamma != "0":
+        assert (
+            0 < sum(sum(g.step_accepted) for g in found) < sum(sum(g.step_drafted) for g in found)
+        )
+
+
+def test_sigmoid_does_not_follow_the_targets_law(model):
+    """The same test has the power to say no."""
+    vocab, count, length, prompt = 5, 3000, 3, (1, 2)
+    target, draft = (
+        model(vocab, seed=4, sharpness=0.4),
+        model(vocab, seed=5, layers=1, sharpness=0.4),
+    )
+    engine = NativeEngine(target, draft, [])
+    found = decode(engine, "2", "sigmoid", tokens=length, prompts=[prompt] * count)
+    cells = torch.zeros(vocab**length, dtype=torch.float64)
+    for generation in found:
+        cells[cell(generation.tokens, vocab)] += 1
+    statistic, dof = chi_square(cells, count * law(target, prompt, length, vocab))
+    assert statistic > 5 * dof
+
+
+def cell(tokens, vocab):
+    number = 0
+    for token in tokens:
+        number = number * vocab + token
+    return number
+
+
+def law(model, prompt, length, vocab, temperature=1.0, top_k=None, top_p=None):
+    """(vocab^length,) float64: probability of each sequence under the masked, tempered target."""
+    sequences = torch.cartesian_prod(*[torch.arange(vocab)] * length)
+    tokens = torch.cat([torch.tensor(prompt).expand(len(sequences), -1), sequences], 1)
+    logits = forward(model, tokens.tolist())[:, len(prompt) - 1 : -1]
+    warm = torch.full((len(sequences),), temperature)
+    rows = process(logits, vocab, warm, top_k, top_p).double() / temperature
+    return rows.softmax(-1).gather(2, sequences[:, :, None]).prod(1)[:, 0]
+
+
+def test_the_law_itself_sums_to_one(model):
+    total = law(model(5, seed=4, sharpness=0.4), (1, 2), 3, 5, top_k=3).sum()
+    assert math.isclose(float(total), 1, abs_tol=1e-6)
