@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def get_pair(name: str) -> PairSpec:
         raise InputError(error.message, f"{error.hint} Or give two models: TARGET+DRAFT.")
     if not target or not draft:
         raise InputError(f"pair {name!r} names one model", "Give two: TARGET+DRAFT.")
-    return PairSpec(name, target, draft, "ad hoc")
+    # The shell leaves the tilde behind a plus sign alone.
+    return PairSpec(name, str(Path(target).expanduser()), str(Path(draft).expanduser()), "ad hoc")
 
 
 def check_available(spec: PairSpec) -> None:
@@ -95,16 +97,14 @@ def _check_hub(spec: PairSpec, model: str) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
+        RemoteEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
     where = f"pair {spec.name!r}: {model}"
     try:
-        hf_hub_download(model, "config.json")
+        hf_hub_download(model, "config.json", local_files_only=not _hub_answers())
     except GatedRepoError:
         raise MachineError(
             f"{where} is gated",
@@ -115,12 +115,30 @@ def _check_hub(spec: PairSpec, model: str) -> None:
             f"{where} is neither a local folder nor a repository on the hub",
             "Check the name; a private repository needs: hf auth login",
         ) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
+    except RemoteEntryNotFoundError:
+        raise InputError(
+            f"{where} is a repository with no config.json",
+            "Choose one in transformers' layout.",
+        ) from None
+    except OSError:
         raise MachineError(
             f"{where} is not on this machine and the hub cannot be reached",
             f"Where there is a network run `hf download {model}` and point HF_HOME to that cache, "
             "give local folders as --pair TARGET+DRAFT, or use --pair demo-lm, which is embedded.",
         ) from None
+
+
+@cache
+def _hub_answers() -> bool:
+    """One request. Left to itself, huggingface_hub retries for half a minute at every file."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # offline mode, no name service, no route, refused, too slow
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -179,24 +197,44 @@ def _shared_tokenizer(spec: PairSpec) -> Any:
 
 
 def _load_model(model: str, device: str, dtype: str) -> Any:
+    import torch
     from transformers import AutoModelForCausalLM
 
     chosen = ("float32" if device == "cpu" else "auto") if dtype == "auto" else dtype
     # sdpa takes the ragged mask as it is; other implementations may build their own.
-    loaded = _from_pretrained(AutoModelForCausalLM, model, dtype=chosen, attn_implementation="sdpa")
-    return loaded.to(device).eval()
+    loaded, report = _from_pretrained(
+        AutoModelForCausalLM, model,
+        dtype=chosen, attn_implementation="sdpa", output_loading_info=True,
+    )  # fmt: skip
+    if report["missing_keys"]:
+        # transformers has filled them with noise.
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(
+            f"{model} cannot be loaded: its weights lack {missing}", "Fetch the weights again."
+        )
+    try:
+        return loaded.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"{model} does not fit into the memory of {device}: {_first_line(error)}",
+            "Take a smaller pair or dtype, or another device.",
+        ) from error
 
 
 def _from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
+    offline = not Path(model).is_dir() and not _hub_answers()
     try:
-        return auto_class.from_pretrained(model, **options)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        return auto_class.from_pretrained(model, local_files_only=offline, **options)
+    except Exception as error:  # each file format and architecture complains in its own way
         raise InputError(
-            f"{model} cannot be loaded: {first_line}",
+            f"{model} cannot be loaded: {_first_line(error)}",
             "Expected a complete causal language model in transformers' layout: config.json, "
             "weights, tokenizer.",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), repr(error))
 
 
 def _eos_tokens(target: Any, tokenizer: Any) -> tuple[int, ...]:

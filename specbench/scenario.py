@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,13 +17,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from specbench.assets import scenarios_dir
 from specbench.errors import InputError, nearest, unknown_name
 from specbench.sampling.names import MAX_GAMMA, POLICIES, SIGMOID_RANGE
 
-_RANGE = re.compile(r"(\d+)\.\.(\d+)(?::(\d+))?")
+_RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})(?::([0-9]{1,9}))?")
 GAMMA_HINT = (
     "Give 5, a list 1,2,4, a range 1..20 (20 included), a range with a step 1..20:5, or a policy: "
     + ", ".join(POLICIES)
@@ -55,26 +56,34 @@ def _parse_gamma_part(part: str, text: str) -> list[str]:
         if step == 0:
             raise InputError(f"gamma range {part!r} has a step of 0", GAMMA_HINT)
         values = range(first, last + 1, step) if last <= MAX_GAMMA else [last]
-    elif part.isascii() and part.isdecimal():
+    elif re.fullmatch(r"[0-9]{1,9}", part):
         values = [int(part)]
     else:
-        raise InputError(f"gamma {text!r} cannot be read at {part!r}", GAMMA_HINT)
+        raise InputError(f"gamma {_short(text)!r} cannot be read at {_short(part)!r}", GAMMA_HINT)
     if values[-1] > MAX_GAMMA:
         raise InputError(f"gamma {values[-1]} is too large", f"The largest is {MAX_GAMMA}.")
     return [str(value) for value in values]
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
 def _as_list(value: Any) -> Any:
-    """One value, a comma-separated text or a list, as a list without duplicates."""
+    """One value, a comma-separated text or a list, as a list."""
     if isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]
-    items = list(value) if isinstance(value, list | tuple) else [value]
-    return [item for i, item in enumerate(items) if item not in items[:i]]
+        return [part.strip() for part in value.split(",")]
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _as_numbers(value: Any) -> Any:
     """Like `_as_list`, with the numbers in a text read as such; what is no number is left to refuse."""
     return [_as_number(item) for item in _as_list(value)]
+
+
+def _each_once(items: list[Any]) -> list[Any]:
+    """After validation, when `1` and `1.0` are the same: a case that is named twice runs once."""
+    return list(dict.fromkeys(items))
 
 
 def _as_number(item: Any) -> Any:
@@ -100,38 +109,46 @@ def _as_gammas(value: Any) -> Any:
 def _as_ranges(value: Any) -> Any:
     """`-10,10`, several as `-10,10;-30,30`, or the same as YAML lists."""
     if isinstance(value, str):
-        pairs = [[_as_number(part) for part in piece.split(",")] for piece in value.split(";")]
-    elif isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
-        pairs = [list(value)]
-    else:
-        pairs = [list(item) for item in value] if isinstance(value, list | tuple) else [[value]]
-    return [_as_range(pair) for pair in pairs]
+        value = value.split(";")
+    several = isinstance(value, list | tuple) and any(
+        isinstance(item, list | tuple | str) for item in value
+    )
+    return [_as_range(item) for item in (value if several else [value])]
 
 
-def _as_range(pair: list[Any]) -> tuple[float, float]:
-    numbers = [float(item) for item in pair if isinstance(item, int | float)]
-    if len(pair) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
+def _as_range(value: Any) -> tuple[float, float]:
+    pair = _as_numbers(value)
+    try:
+        alpha, beta = (float(item) for item in pair if not isinstance(item, str | bool))
+    except (TypeError, ValueError, OverflowError):
+        alpha = beta = 0.0
+    if len(pair) != 2 or not -math.inf < alpha < beta < math.inf:
+        shown = _short(",".join(str(item) for item in pair))
         raise InputError(
-            f"sigmoid_range {','.join(str(item) for item in pair)!r} is no range",
+            f"sigmoid_range {shown!r} is no range",
             "Give alpha and beta, the smaller first: -10000,10000; several as -10,10;-30,30.",
         )
-    return numbers[0], numbers[1]
+    return alpha, beta
 
 
-Names = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+Once = AfterValidator(_each_once)
+Names = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1), Once]
 Gammas = Annotated[list[str], BeforeValidator(_as_gammas), Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Counts = Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # the result file's columns hold no more
+Counts = Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1), Once]
 Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Temperatures = Annotated[list[Temperature], BeforeValidator(_as_numbers), Field(min_length=1)]
-Ranges = Annotated[list[tuple[float, float]], BeforeValidator(_as_ranges), Field(min_length=1)]
+Temperatures = Annotated[list[Temperature], BeforeValidator(_as_numbers), Field(min_length=1), Once]
+Ranges = Annotated[
+    list[tuple[float, float]], BeforeValidator(_as_ranges), Field(min_length=1), Once
+]
 Dtypes = Annotated[
     list[Literal["auto", "float32", "float16", "bfloat16"]],
     BeforeValidator(_as_list),
     Field(min_length=1),
+    Once,
 ]
-Engines = Annotated[list[Literal["native"]], BeforeValidator(_as_list), Field(min_length=1)]
-Attentions = Annotated[list[Literal["pad"]], BeforeValidator(_as_list), Field(min_length=1)]
+Engines = Annotated[list[Literal["native"]], BeforeValidator(_as_list), Field(min_length=1), Once]
+Attentions = Annotated[list[Literal["pad"]], BeforeValidator(_as_list), Field(min_length=1), Once]
 
 
 class Scenario(BaseModel):
@@ -156,14 +173,14 @@ class Scenario(BaseModel):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     samples: Count = 8
     repeats: Count = 2
-    warmup: Annotated[int, Field(ge=0)] = 1
+    warmup: Annotated[int, Field(ge=0, lt=2**31)] = 1
     max_new_tokens: Count = 64
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     def cases(self) -> list[Case]:
         """The product of the axes, in the order in which they run; impossible ones carry `skip`."""
         axes = itertools.product(
-            self.pair, self.task, self.engine, self.attention, self.dtype, self.batch_size,
+            self.pair, self.dtype, self.task, self.engine, self.attention, self.batch_size,
             self.temperature, self.gamma, self._methods(),
         )  # fmt: skip
         return [
@@ -174,7 +191,7 @@ class Scenario(BaseModel):
                 max_new_tokens=self.max_new_tokens,
                 skip=self._impossible(batch_size, gamma),
             )
-            for pair, task, engine, attention, dtype, batch_size, temperature, gamma,
+            for pair, dtype, task, engine, attention, batch_size, temperature, gamma,
             (method, sigmoid_range) in axes
         ]  # fmt: skip
 
@@ -242,12 +259,15 @@ def load_scenario(
     path = _find(name_or_path)
     try:
         text = path.read_text(encoding="utf-8")
-        fields = yaml.safe_load(text) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        fields = yaml.load(text, _Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        # ValueError: bytes that are no UTF-8, and dates or numbers that are none.
         problem = " ".join(str(error).split())
         raise InputError(
             f"scenario {path} cannot be read: {problem}", "Give a YAML file."
         ) from None
+    if fields is None:
+        fields = {}
     if not isinstance(fields, dict):
         raise InputError(
             f"scenario {path} holds no mapping of fields", "Write one `key: value` a line."
@@ -263,6 +283,19 @@ def load_scenario(
 def restore_scenario(text: str) -> Scenario:
     """A scenario from its own `model_dump_json()`, in which JSON has turned tuples into lists."""
     return _validate(json.loads(text), "the saved scenario")
+
+
+class _Loader(yaml.SafeLoader):
+    """A field that is given twice is refused; YAML's own readers take the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(
+                problem=f"{twice!r} is given twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 def _find(name_or_path: str) -> Path:
@@ -302,4 +335,4 @@ def _explain(error: ValidationError, fields: dict[Any, Any], where: str) -> Inpu
         return InputError(f"{where}: {own.message}", own.hint)
     key = str(first["loc"][0])
     expected = first["msg"].replace("Input should", "It should")
-    return InputError(f"{where}: {key} is {fields.get(key)!r}", f"{expected}.")
+    return InputError(f"{where}: {key} is {_short(repr(fields.get(key)))}", f"{expected}.")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from specbench.errors import ExitCode, InputError
+from specbench.report.sheet import Cell, Column, Sheet, print_sheet
 
 if TYPE_CHECKING:
     from specbench.sampling.check import Verdict
@@ -47,43 +46,45 @@ def check(
         for one in chosen:
             status.update(f"counting {one.name}")
             verdicts.append(check_method(one, samples, seed, str(where)))
-    Console().print(_table(verdicts, samples, str(where)))
+    print_sheet(_sheet(verdicts, samples, str(where)), Console(highlight=False))
     if not all(verdict.honest for verdict in verdicts):
         raise typer.Exit(ExitCode.REGRESSION)
 
 
-def _table(verdicts: list[Verdict], samples: int, where: str) -> Table:
-    table = Table(
-        "method", "claims", "finding", "TV", "noise", "p-value", "accepted", "theory",
-        box=SIMPLE_HEAD, caption_justify="left",
-        caption=f"{samples:,} sequences in each of 4 settings on {where}.\nTV: total variation from "
-        "the target's law, the worst setting; noise: what an exact method would show.\np-value: "
-        "chi-square over all settings; under 0.0001 is not exact.\naccepted: drafts per step in the "
-        "first setting, beside the float64 reference's mean.",
-    )  # fmt: skip
-    for column in table.columns:
-        column.no_wrap = True
-    for column in table.columns[3:]:
-        column.justify = "right"
-    for verdict in verdicts:
-        worst = max(verdict.counts, key=lambda count: count.tv)
-        first = verdict.counts[0]
-        table.add_row(
-            verdict.method.name,
-            "exact" if verdict.method.exact else "approximate",
-            _finding(verdict),
-            f"{worst.tv:.4f}",
-            f"{worst.tv_noise:.4f}",
-            f"{verdict.p_value:.2g}",
-            f"{first.accepted:.4f}",
-            f"{first.expected_accepted:.4f}",
-        )
-    return table
+def _sheet(verdicts: list[Verdict], samples: int, where: str) -> Sheet:
+    columns = [
+        Column("method", right=False), Column("claims", right=False), Column("finding", right=False),
+        Column("TV", "worst setting"), Column("TV", "noise alone"), Column("p-value", "chi-square"),
+        Column("accepted", "per step"), Column("accepted", "in theory"),
+    ]  # fmt: skip
+    captions = [
+        f"{samples:,} sequences in each of 4 settings on {where}",
+        "TV: total variation from the target's law, beside what an exact method would show",
+        "p-value: of all settings together; under 0.0001 the method is not exact",
+        "accepted: in the first setting, beside the mean that the float64 reference computes",
+    ]
+    return Sheet("is it exact?", columns, [[_row(verdict) for verdict in verdicts]], captions)
+
+
+def _row(verdict: Verdict) -> list[Cell]:
+    worst = max(verdict.counts, key=lambda count: count.tv)
+    first = verdict.counts[0]
+    texts = (
+        verdict.method.name,
+        "exact" if verdict.method.exact else "approximate",
+        _finding(verdict),
+        f"{worst.tv:.4f}",
+        f"{worst.tv_noise:.4f}",
+        f"{verdict.p_value:.2g}",
+        f"{first.accepted:.4f}",
+        f"{first.expected_accepted:.4f}",
+    )
+    return [Cell(text) for text in texts]
 
 
 def _finding(verdict: Verdict) -> str:
     if not verdict.keeps_theory:
-        return "[red]acceptance off theory[/]"
+        return "ACCEPTANCE OFF THEORY"
     if verdict.looks_exact:
-        return "[green]exact[/]"
-    return "[red]NOT exact[/]" if verdict.method.exact else "[yellow]not exact[/]"
+        return "exact"
+    return "NOT EXACT" if verdict.method.exact else "not exact"

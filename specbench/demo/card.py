@@ -33,7 +33,7 @@ byte-level BPE tokenizer of 4,096 entries for both, which puts `<bos>` in front 
 
 From scratch, by `python -m specbench.demo.train lm`, on {problems:,} generated problems and on the
 standard library of CPython {stdlib}: {summaries:,} functions with a docstring and {sources:,}
-without. Held out by the hash of the name: 5 % of the library's function names (another 5 % for early
+without. Held out by the hash of the name: one in 18 of the library's function names (and another for early
 stopping), and one in twelve combinations of operations of the grammar. Nothing of these is trained on.
 
 The target learns next tokens. Then a temperature of {sharpening} is folded into its last norm, so

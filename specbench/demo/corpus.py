@@ -14,7 +14,7 @@ from pathlib import Path
 
 from specbench.demo.prompts import MAX_SOURCE_CHARS, MAX_SOURCE_LINES, shorten
 
-PARTS = 20  # one part is held out, one is for validation, the others are for training
+PARTS = 18  # one part is held out, one is for validation, the others are for training
 HELD_OUT_SUMMARIES = 120
 TEST_FOLDERS = {"test", "tests", "idle_test"}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef

@@ -70,6 +70,7 @@ def autocast(device: str) -> AbstractContextManager[Any]:
 
 def compile_layers(model: Any) -> None:
     """Compiles one decoder layer for all: the whole graph would take a minute longer to build."""
+    torch._dynamo.config.recompile_limit = 64
     for layer in model.model.layers:
         layer.compile(dynamic=True)
 

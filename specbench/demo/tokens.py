@@ -1,7 +1,8 @@
 """The tokenizer of `demo-lm`, and how examples become batches of token numbers."""
 
 import random
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ VOCABULARY = 4096
 CONTEXT = 768
 WIDTHS = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640)  # the lengths that batches are padded to
 IGNORED = -100
+ENCODED_AT_ONCE = 50_000  # bounds the memory of the encodings
 
 
 @dataclass(frozen=True)
@@ -78,26 +80,33 @@ class Tokens:
         return len(self.starts)
 
 
-def store(pairs: list[tuple[list[int], list[int]]], noisy: list[bool]) -> Tokens:
+def store(pairs: Iterable[tuple[list[int], list[int]]], noisy: list[bool]) -> Tokens:
     """Tokens from (prompt tokens, completion tokens) pairs, each cut to the largest width."""
-    whole = [(prompt + rest)[: WIDTHS[-1]] for prompt, rest in pairs]
-    lengths = torch.tensor([len(ids) for ids in whole])
-    prompts = torch.tensor([min(len(p), WIDTHS[-1]) for p, _ in pairs])
-    flat = torch.tensor([i for ids in whole for i in ids], dtype=torch.int32)
-    return Tokens(flat, lengths.cumsum(0) - lengths, lengths, prompts, torch.tensor(noisy))
+    flat, lengths, prompts = array("i"), array("q"), array("q")
+    for prompt, rest in pairs:
+        whole = (prompt + rest)[: WIDTHS[-1]]
+        flat.extend(whole)
+        lengths.append(len(whole))
+        prompts.append(min(len(prompt), WIDTHS[-1]))
+    sizes = torch.tensor(lengths)
+    starts = sizes.cumsum(0) - sizes
+    tokens = torch.frombuffer(flat, dtype=torch.int32)
+    return Tokens(tokens, starts, sizes, torch.tensor(prompts), torch.tensor(noisy))
+
+
+def _encoded(tokenizer: Any, examples: list[Example]) -> Iterator[tuple[list[int], list[int]]]:
+    fast, end = tokenizer.backend_tokenizer, [tokenizer.eos_token_id]
+    for first in range(0, len(examples), ENCODED_AT_ONCE):
+        part = examples[first : first + ENCODED_AT_ONCE]
+        prompts = fast.encode_batch_fast([e.prompt for e in part])
+        rests = fast.encode_batch_fast([e.completion for e in part], add_special_tokens=False)
+        for example, prompt, rest in zip(part, prompts, rests, strict=True):
+            yield prompt.ids, rest.ids + end if example.completion else []
 
 
 def encode(tokenizer: Any, examples: list[Example]) -> Tokens:
     """<bos> prompt completion <eos>; an example without a completion has no <eos> either."""
-    fast = tokenizer.backend_tokenizer
-    prompts = fast.encode_batch_fast([e.prompt for e in examples])
-    rests = fast.encode_batch_fast([e.completion for e in examples], add_special_tokens=False)
-    end = [tokenizer.eos_token_id]
-    pairs = [
-        (p.ids, r.ids + end if e.completion else [])
-        for p, r, e in zip(prompts, rests, examples, strict=True)
-    ]
-    return store(pairs, [e.noisy for e in examples])
+    return store(_encoded(tokenizer, examples), [e.noisy for e in examples])
 
 
 def plan(tokens: Tokens, order: list[int], budget: int, seed: int) -> list[tuple[int, list[int]]]:

@@ -43,26 +43,29 @@ class Recipe:
     reverse_every: int = 12
     summary_epochs: int = 10
     source_epochs: int = 2
-    test_sources: int = 10_000
+    functions: int = 1_000_000
+    test_sources: int = 16_000
     prompt_weight: float = 0.2
     validation: int = 240
     budget: int = 32_768
-    sharpening: float = 0.7
+    measured: int = 1000
+    sharpening: float = 0.6
     distilled_problems: int = 350_000
     samples: int = 5
     sample_rows: int = 2048
     distill_epochs: int = 3
     variation_weight: float = 1.0
     target: Schedule = Schedule(rate=3e-3, seconds=170)
-    draft: Schedule = Schedule(rate=5e-3, seconds=110, noise=0.0)
+    draft: Schedule = Schedule(rate=5e-3, seconds=110, noise=0.1)
 
 
 FULL = Recipe()
 SMOKE = replace(
-    FULL, problems=600, summary_epochs=1, source_epochs=1, test_sources=0, validation=8,
+    FULL, problems=600, summary_epochs=1, source_epochs=1, functions=60,
+    test_sources=0, measured=4, validation=8,
     budget=2048, distilled_problems=200, samples=1, sample_rows=16, distill_epochs=1,
     target=Schedule(rate=3e-3, warmup=3, seconds=25, checks=2),
-    draft=Schedule(rate=5e-3, warmup=3, seconds=12, checks=2, noise=0.0),
+    draft=Schedule(rate=5e-3, warmup=3, seconds=12, checks=2, noise=0.1),
 )  # fmt: skip
 
 
@@ -144,11 +147,11 @@ def gather(recipe: Recipe, stdlib: Path) -> Data:
     return Data(
         problems=[problem for chunk in drawn for problem in chunk],
         validation_problems=_validation_problems(recipe.validation),
-        held_out_problems=code_rows(),
-        summaries=corpus.with_summary(allowed),
-        sources=[f for f in plain if not f.is_test] + tests,
+        held_out_problems=code_rows()[: recipe.measured],
+        summaries=corpus.with_summary(allowed)[: recipe.functions],
+        sources=[f for f in plain if not f.is_test][: recipe.functions] + tests,
         validation_functions=corpus.validation_functions(functions)[: recipe.validation],
-        held_out_functions=summarization_rows(functions),
+        held_out_functions=summarization_rows(functions)[: recipe.measured],
     )
 
 
@@ -256,14 +259,19 @@ def _ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
 
 
 def sampled_tokens(
-    tokenizer: Any, target: Any, prompts: list[str], longest: int, rows_at_once: int
+    tokenizer: Any,
+    target: Any,
+    prompts: list[str],
+    longest: int,
+    rows_at_once: int,
+    noisy: bool = False,
 ) -> Tokens:
     """The prompts with one completion each, sampled from the target at temperature 1."""
     outputs = scoring.generate(target, tokenizer, prompts, longest, True, rows_at_once)
     end = [tokenizer.eos_token_id]
     ready = [_ids(tokenizer, prompt) for prompt in prompts]
     pairs = [(p, o + end if len(o) < longest else o) for p, o in zip(ready, outputs, strict=True)]
-    return store(pairs, [False] * len(pairs))
+    return store(pairs, [noisy] * len(pairs))
 
 
 def joined(parts: list[Tokens]) -> Tokens:
@@ -285,9 +293,9 @@ def distillation_tokens(
     so its law there is like its law on functions it never saw.
     """
     plain = [f for f in data.sources if not f.is_test] * recipe.samples
-    others = [f for f in data.sources if f.is_test] * 2 + data.summaries * 2
+    others = [f for f in data.sources if f.is_test] + data.summaries * 2
     prompts = [summarization_prompt(f.source) for f in plain + others]
-    summaries = sampled_tokens(tokenizer, target, prompts, MAX_SUMMARY, recipe.sample_rows)
+    summaries = sampled_tokens(tokenizer, target, prompts, MAX_SUMMARY, recipe.sample_rows, True)
     code = encode(tokenizer, code_examples(data.problems[-recipe.distilled_problems :]))
     numbers = list(range(len(summaries))) * recipe.distill_epochs
     return joined([summaries, code]), numbers + [len(summaries) + i for i in range(len(code))]
@@ -418,12 +426,10 @@ def environment(device: str, stdlib: Path) -> dict[str, str]:
 
 
 def stdlib_version(stdlib: Path) -> str:
-    """The version of the library that was read: of another Python, as its sources tell it."""
+    """The version of the library that was read: of another Python, by its folder."""
     if stdlib == corpus.default_stdlib():
         return platform.python_version()
-    topics = stdlib / "pydoc_data" / "topics.py"
-    line = topics.read_text("utf-8")[:400] if topics.exists() else ""
-    found = re.search(r"\d+\.\d+\.\d+\w*|3\.\d+", line) or re.search(r"3\.\d+", stdlib.name)
+    found = re.search(r"3\.\d+(\.\d+)?", stdlib.name)
     return found.group() if found else "unknown"
 
 

@@ -105,7 +105,7 @@ class NativeEngine:
             target_logits = self._score(batch, target_cache, draft_tokens, temperature, decoding)
             watch.mark("target")
             if policy.gamma == 0:
-                result = self._plain(batch, target_logits, temperature)
+                result = self._plain(batch, target_logits, temperature, decoding)
             else:
                 result = run(
                     method, target_logits, draft_logits, draft_tokens,
@@ -156,6 +156,8 @@ class NativeEngine:
         rows: list[Tensor] = []
         columns: list[Tensor] = []
         size = len(batch.held)
+        slots = torch.arange(gamma, device=self.target.device)
+        noise = self._noise(batch, Purpose.DRAFT, slots, decoding)
         for slot in range(gamma):
             if slot == 0:
                 tokens, positions = batch.feed(batch.lengths - 2, 2)
@@ -166,7 +168,7 @@ class NativeEngine:
             logits = self._process(raw, temperature, decoding)[:, 0]
             rows.append(logits)
             columns.append(
-                drafting.sample(logits, temperature, batch.seeds, batch.lengths, slot=slot)
+                drafting.sample(logits, temperature, None if noise is None else noise[:, slot])
             )
         if not rows:
             empty = torch.empty(size, 0, dtype=torch.int64, device=self.target.device)
@@ -198,11 +200,21 @@ class NativeEngine:
             decoding.top_k, decoding.top_p,
         )  # fmt: skip
 
-    def _plain(self, batch: Batch, target_logits: Tensor, temperature: Tensor) -> Verification:
+    def _noise(
+        self, batch: Batch, purpose: Purpose, slots: Tensor, decoding: Decoding
+    ) -> Tensor | None:
+        """(B, S, V) Gumbel noise; None where nothing is random."""
+        if decoding.temperature == 0 or len(slots) == 0:
+            return None
+        return drafting.gumbel(batch.seeds, batch.lengths, purpose, slots, self.target.vocab_size)
+
+    def _plain(
+        self, batch: Batch, target_logits: Tensor, temperature: Tensor, decoding: Decoding
+    ) -> Verification:
         """γ = 0: one token sampled from the target."""
         logits = target_logits[:, 0]
-        token = drafting.sample(
-            logits, temperature, batch.seeds, batch.lengths, purpose=Purpose.RESIDUAL
-        )
+        slot = torch.zeros(1, dtype=torch.int64, device=self.target.device)
+        noise = self._noise(batch, Purpose.RESIDUAL, slot, decoding)
+        token = drafting.sample(logits, temperature, None if noise is None else noise[:, 0])
         valid = logits.amax(-1).isfinite()
         return Verification(torch.where(valid, token, -1)[:, None], torch.zeros_like(batch.lengths))

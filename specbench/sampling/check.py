@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from specbench.sampling import reference
-from specbench.sampling.draft import sample, scale
+from specbench.sampling.draft import gumbel, sample, scale
 from specbench.sampling.names import SIGMOID_RANGE
 from specbench.sampling.philox import Purpose
 from specbench.sampling.registry import Method
@@ -179,11 +179,13 @@ def _decode(method: Method, setting: Setting, seeds: Tensor) -> tuple[Tensor, Te
     target, draft = setting.target.to(seeds.device), setting.draft.to(seeds.device)
     temperature = torch.full((len(seeds),), setting.temperature, device=seeds.device)
     position = torch.zeros_like(seeds)
+    slots = torch.arange(GAMMA, device=seeds.device)
+    noise = gumbel(seeds, position, Purpose.DRAFT, slots, VOCAB)
     before = torch.zeros_like(seeds)
     drafts, target_rows, draft_rows = [], [target[0, before]], []
     for slot in range(GAMMA):
         draft_rows.append(draft[slot, before])
-        before = sample(draft_rows[-1], temperature, seeds, position, slot=slot)
+        before = sample(draft_rows[-1], temperature, noise[:, slot])
         drafts.append(before)
         target_rows.append(target[slot + 1, before])
     result = run(
@@ -203,8 +205,9 @@ def _write_on(tokens: Tensor, target: Tensor, temperature: Tensor, seeds: Tensor
     tokens = tokens.clone()
     for slot in range(1, GAMMA + 1):
         logits = target[slot, tokens[:, slot - 1]]
-        place = torch.full_like(seeds, slot)
-        more = sample(logits, temperature, seeds, place, purpose=Purpose.RESIDUAL)
+        place, first = torch.full_like(seeds, slot), torch.zeros_like(seeds[:1])
+        noise = gumbel(seeds, place, Purpose.RESIDUAL, first, VOCAB)
+        more = sample(logits, temperature, noise[:, 0])
         tokens[:, slot] = torch.where(tokens[:, slot] < 0, more, tokens[:, slot])
     return tokens
 

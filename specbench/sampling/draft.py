@@ -8,34 +8,35 @@ from torch import Tensor
 from specbench.sampling import philox
 
 
-def sample(
-    logits: Tensor,
-    temperature: Tensor,
-    seeds: Tensor,
-    positions: Tensor,
-    *,
-    slot: int = 0,
-    purpose: philox.Purpose = philox.Purpose.DRAFT,
+def gumbel(
+    seeds: Tensor, positions: Tensor, purpose: philox.Purpose, slots: Tensor, vocab_size: int
 ) -> Tensor:
-    """One token for each sequence, by Gumbel-max on the sequence's own Philox numbers.
+    """Gumbel noise of some slots of a step, for `sample`: (B, S, V) float32.
+
+    Args:
+        seeds, positions: (B,) int64.
+        slots: (S,) or (B, S) int64. All slots of a step at once cost hardly more than one.
+    """
+    word = philox.words(seeds, positions, purpose, slots, vocab_size)
+    return -philox.exponential(word).log()
+
+
+def sample(logits: Tensor, temperature: Tensor, noise: Tensor | None) -> Tensor:
+    """One token for each sequence, by Gumbel-max.
 
     Args:
         logits: (B, V) float32, float16 or bfloat16, already masked by top-k and top-p.
         temperature: (B,) float32; 0 takes the argmax.
-        seeds: (B,) int64.
-        positions: (B,) int64, tokens held when the step begins.
-        slot: the draft's index inside the step.
+        noise: (B, V) from `gumbel`; None if every temperature is 0.
 
     Returns:
-        (B,) int64. A row without a finite log-normaliser gives an arbitrary id below V; verification
-        rejects it.
+        (B,) int64. A row without a finite log-normaliser gives an arbitrary id below V;
+        verification rejects it.
     """
-    scaled = scale(logits, temperature)
-    noise = philox.words(
-        seeds, positions, purpose, torch.tensor([slot], device=logits.device), logits.shape[-1]
-    )
-    scores = scaled - philox.exponential(noise[:, 0]).log()
-    return torch.where(temperature == 0, logits.argmax(-1), scores.argmax(-1))
+    best = logits.argmax(-1)
+    if noise is None:
+        return best
+    return torch.where(temperature == 0, best, (scale(logits, temperature) + noise).argmax(-1))
 
 
 def scale(logits: Tensor, temperature: Tensor) -> Tensor:

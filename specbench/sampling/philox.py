@@ -45,15 +45,22 @@ def philox4x32(
     Returns:
         Four int64 tensors of unsigned 32-bit words.
     """
-    c0, c1, c2, c3 = counter
+    shape = torch.broadcast_shapes(*(word.shape for word in (*counter, *key)))
+    # Words 0 and 2 in one tensor, 1 and 3 in another, so that each operation serves both halves.
+    even = torch.stack([counter[0].expand(shape), counter[2].expand(shape)])
+    odd = torch.stack([counter[1].expand(shape), counter[3].expand(shape)])
+    start = torch.stack(torch.broadcast_tensors(*key))
+    start = start.view(2, *[1] * (len(shape) + 1 - start.dim()), *start.shape[1:])
+    multiplier, weyl = (
+        torch.tensor(pair, device=even.device).view(2, *[1] * len(shape))
+        for pair in (_MULTIPLIER, _WEYL)
+    )
     for r in range(_ROUNDS):
-        k0, k1 = ((word + r * weyl) & _MASK for word, weyl in zip(key, _WEYL, strict=True))
         # The product of two 32-bit words overflows int64 and wraps, which keeps all 64 bits right.
-        low, high = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
-        c0 = ((high >> 32) & _MASK) ^ c1 ^ k0
-        c2 = ((low >> 32) & _MASK) ^ c3 ^ k1
-        c1, c3 = high & _MASK, low & _MASK
-    return c0, c1, c2, c3
+        product = even * multiplier
+        even = ((product.flip(0) >> 32) ^ odd ^ (start + r * weyl)) & _MASK
+        odd = product.flip(0) & _MASK
+    return even[0], odd[0], even[1], odd[1]
 
 
 def words(

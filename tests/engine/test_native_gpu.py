@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+
 from specbench.engine.batch import Request
 from specbench.engine.model import CausalModel
 from specbench.engine.native import Decoding, NativeEngine

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from specbench.assets import kernels_dir
 from specbench.sampling import philox
 

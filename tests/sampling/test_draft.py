@@ -5,19 +5,17 @@ import math
 import pytest
 import torch
 
-from specbench.sampling.draft import sample
+from specbench.sampling.draft import gumbel, sample
 from specbench.sampling.philox import Purpose
 from specbench.sampling.processing import process
 
 INF = math.inf
 
 
-def draw(row, count, temperature=1.0, **options):
-    logits = row.expand(count, -1)
-    return sample(
-        logits, torch.full((count,), temperature), torch.arange(count),
-        torch.zeros(count, dtype=torch.int64), **options,
-    )  # fmt: skip
+def draw(row, count, temperature=1.0, slot=0, purpose=Purpose.DRAFT):
+    seeds, positions = torch.arange(count), torch.zeros(count, dtype=torch.int64)
+    noise = gumbel(seeds, positions, purpose, torch.tensor([slot]), len(row))
+    return sample(row.expand(count, -1), torch.full((count,), temperature), noise[:, 0])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -44,6 +42,7 @@ def test_slots_and_purposes_draw_independently():
 def test_greedy_is_the_argmax():
     row = torch.tensor([0.0, 3.0, 2.9])
     assert draw(row, 4, 0.0).tolist() == [1, 1, 1, 1]
+    assert sample(row.expand(2, -1), torch.zeros(2), None).tolist() == [1, 1]
 
 
 def test_top_k_keeps_ties_with_the_last():

@@ -1,8 +1,9 @@
 """The laws on a GPU's tensors decide as they do on the CPU."""
 
 import pytest
-import specbench
 import torch
+
+import specbench
 
 METHODS = ["baseline", "exact", "sigmoid", "fused", "block"]
 

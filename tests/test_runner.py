@@ -1,0 +1,541 @@
+"""The runner: rows that hold together, order, failures as rows, interruption and resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from specbench import runner
+from specbench.engine.batch import Request
+from specbench.engine.model import CausalModel
+from specbench.engine.native import Decoding, NativeEngine
+from specbench.errors import InputError, MachineError
+from specbench.pairs import get_pair, load_pair
+from specbench.report.reader import read_run
+from specbench.report.schema import SCHEMA
+from specbench.report.writer import RunWriter
+from specbench.runner import Outcome, execute, plan, resolve_device
+from specbench.sampling import registry
+from specbench.sampling.policy import make_policy
+from specbench.sampling.registry import get_method, methods
+from specbench.scenario import Scenario
+from specbench.tasks.base import choose, get_task
+
+METHODS = ["baseline", "exact", "sigmoid", "fused", "block"]
+KEY = ["case_id", "repeat", "sample_id"]
+
+pytestmark = pytest.mark.usefixtures("no_sync")
+
+
+class Listener:
+    """A `Talk` that remembers."""
+
+    def __init__(self):
+        self.stages, self.notices, self.advanced, self.expected = [], [], 0, None
+
+    def stage(self, text):
+        self.stages.append(text)
+
+    def notice(self, text):
+        self.notices.append(text)
+
+    def total(self, sequences):
+        self.expected = sequences
+
+    def advance(self, sequences, text):
+        self.advanced += sequences
+
+
+@dataclasses.dataclass
+class Ran:
+    outcome: Outcome
+    rows: pd.DataFrame
+    talk: Listener
+    run_id: str
+    metadata: dict
+
+
+@pytest.fixture
+def run(tiny_pair, tmp_path):
+    """Runs a scenario of the tiny pair and gives what was written."""
+
+    def go(resume=None, **fields):
+        talk = Listener()
+        small = {
+            "pair": tiny_pair.name, "samples": 2, "repeats": 1, "max_new_tokens": 8, "warmup": 0,
+            "gamma": "3", "method": "fused",
+        }  # fmt: skip
+        todo = plan(Scenario.model_validate(small | fields))
+        writer = RunWriter(tmp_path, "test", {}, run_id=resume, resume=resume is not None)
+        outcome = execute(todo, writer, talk)
+        path = writer.finish(complete=not outcome.interrupted)
+        run = read_run(path) if path else None
+        rows = run.rows if run else pd.DataFrame()
+        return Ran(outcome, rows, talk, writer.run_id, run.metadata if run else {})
+
+    return go
+
+
+@pytest.fixture
+def add_method(monkeypatch):
+    """Adds methods as another package's entry points would."""
+    known = dict(methods())
+    monkeypatch.setattr(registry, "methods", lambda: known)
+
+    def add(name, law):
+        known[name] = dataclasses.replace(get_method("baseline"), name=name, law=law)
+
+    return add
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Every call of the engine as (method, seed, γ policy); `calls.fail_at[n]` raises at the n-th."""
+
+    class Calls(list):
+        fail_at: dict[int, BaseException]
+
+    seen = Calls()
+    seen.fail_at = {}
+    original = NativeEngine.generate
+
+    def spy(self, requests, method, policy, decoding, observer=None):
+        seen.append((method.name, requests[0].seed, policy))
+        if len(seen) - 1 in seen.fail_at:
+            raise seen.fail_at[len(seen) - 1]
+        return original(self, requests, method, policy, decoding, observer)
+
+    monkeypatch.setattr(NativeEngine, "generate", spy)
+    return seen
+
+
+class TestRows:
+    @pytest.fixture(scope="class")
+    def ran(self, tiny_pair, tmp_path_factory):
+        """One run that the tests of this class only look at."""
+        todo = plan(
+            Scenario(
+                pair=tiny_pair.name, samples=2, repeats=2, max_new_tokens=9, gamma="0,1,4,bass",
+                batch_size="1,2", top_k=200,
+            )
+        )  # fmt: skip
+        writer = RunWriter(tmp_path_factory.mktemp("run"), "test", {})
+        talk = Listener()
+        outcome = execute(todo, writer, talk)
+        return Ran(outcome, read_run(writer.finish()).rows, talk, writer.run_id, {})
+
+    @pytest.fixture
+    def rows(self, ran):
+        return ran.rows
+
+    def test_one_for_each_case_repeat_and_sample(self, ran, rows):
+        assert len(rows) == 5 * 4 * 2 * 2 * 2 == ran.outcome.ok
+        assert not rows.duplicated(KEY).any()
+        assert set(rows["status"]) == {"ok"}
+        assert ran.outcome == Outcome(ok=len(rows))
+
+    def test_progress_reaches_its_total(self, ran, rows):
+        assert ran.talk.advanced == ran.talk.expected == len(rows)
+
+    def test_columns_are_the_schemas(self, rows):
+        assert list(rows.columns) == SCHEMA.names
+
+    def test_what_is_always_known_is_never_null(self, rows):
+        unknown_on_a_cpu = {
+            "error", "top_p", "sigmoid_alpha", "sigmoid_beta", "verify_kernel_us", "verify_launches",
+            "nvml_t_s", "nvml_gpu_util_pct", "nvml_mem_used_bytes", "nvml_power_w",
+            "nvml_sm_clock_mhz", "energy_j", "peak_memory_bytes", "mfu", "throttle_reasons",
+        }  # fmt: skip
+        empty = {name for name in rows if rows[name].isna().any()}
+        assert empty == unknown_on_a_cpu
+
+    def test_only_sigmoid_has_a_range(self, rows):
+        assert rows["sigmoid_alpha"].notna().equals(rows["method"] == "sigmoid")
+        assert set(rows["sigmoid_beta"].dropna()) == {1e4}
+
+    def test_counts_are_sums_of_steps(self, rows):
+        for _, row in rows.iterrows():
+            drafted, accepted = list(row["step_drafted"]), list(row["step_accepted"])
+            assert row["verify_steps"] == len(drafted) == len(accepted)
+            assert row["drafted"] == sum(drafted)
+            assert row["accepted"] == sum(accepted)
+            assert all(0 <= a <= d for a, d in zip(accepted, drafted, strict=True))
+            for phase in ("draft", "target", "verify"):
+                assert len(row[f"step_{phase}_us"]) == len(drafted)
+
+    def test_each_step_adds_its_accepted_drafts_and_one_token(self, rows):
+        length = rows[rows["finish_reason"] == "length"]
+        assert (length["new_tokens"] == length["accepted"] + length["verify_steps"]).all()
+        assert (length["new_tokens"] == 9).all()
+        ended = rows[rows["finish_reason"] == "eos"]
+        assert (ended["new_tokens"] <= ended["accepted"] + ended["verify_steps"]).all()
+        assert set(rows["finish_reason"]) <= {"length", "eos"}
+
+    def test_a_step_drafts_gamma_or_what_is_left(self, rows):
+        for _, row in rows[rows["gamma"].isin(["1", "4"])].iterrows():
+            assert max(row["step_drafted"]) <= int(row["gamma"])
+        assert (rows[rows["gamma"] == "4"]["step_drafted"].map(lambda steps: steps[0]) <= 4).all()
+
+    def test_gamma_0_is_plain_decoding(self, rows):
+        plain = rows[rows["gamma"] == "0"]
+        assert len(plain) == 5 * 2 * 2 * 2
+        assert (plain["drafted"] == 0).all()
+        assert (plain["accepted"] == 0).all()
+        assert (plain["verify_steps"] == plain["new_tokens"]).all()
+        per_sample = plain.groupby(["repeat", "sample_id"])["hypothesis"].nunique()
+        assert (per_sample == 1).all(), "plain decoding depends on the method or the batch"
+
+    def test_times_are_positive_and_add_up(self, rows):
+        for phase in ("draft", "target", "verify"):
+            steps = rows[f"step_{phase}_us"].map(lambda us: sum(float(u) for u in us) / 1e6)
+            assert (steps > 0).all()
+            assert rows[f"{phase}_s"].to_numpy() == pytest.approx(steps.to_numpy(), rel=1e-4)
+        assert (rows["ttft_s"] > 0).all()
+        assert (rows["ttft_s"] <= rows["wall_s"]).all()
+        assert (rows[["draft_s", "target_s", "verify_s"]].sum(axis=1) < rows["wall_s"]).all()
+
+    def test_samples_are_the_tasks_and_the_same_for_every_case(self, rows):
+        chosen = {s.sample_id: s for s in choose(get_task("summarization"), "instruction", 2, 0)}
+        assert all(set(group["sample_id"]) == set(chosen) for _, group in rows.groupby("case_id"))
+        assert all(r.reference == chosen[r.sample_id].reference for r in rows.itertuples())
+
+    def test_quality(self, rows):
+        assert set(rows["metric"]) == {"rouge1"}
+        assert rows["metric_value"].between(0, 1).all()
+        assert (rows["metric_weight"] == 1).all()
+        assert all(row["metrics"]["rouge1"] == row["metric_value"] for _, row in rows.iterrows())
+        assert (rows["target_logprob"] < 0).all()
+
+    def test_a_batch_holds_as_many_rows_as_it_should(self, rows):
+        sizes = rows.groupby(["case_id", "repeat", "batch_index"]).size()
+        by_case = rows.drop_duplicates("case_id").set_index("case_id")["batch_size"]
+        assert all(size == by_case[case] for (case, _, _), size in sizes.items())
+
+    def test_a_sequence_depends_on_its_seed_not_on_its_batch(self, rows):
+        """A policy follows the whole batch, so only fixed γ can tell."""
+        fixed = rows[rows["gamma"] != "bass"]
+        key = ["method", "gamma", "repeat", "sample_id"]
+        assert (fixed.groupby(key)["hypothesis"].nunique() == 1).all()
+
+    def test_repeats_have_other_luck(self, rows):
+        assert (rows.groupby(["case_id", "sample_id"])["hypothesis"].nunique() > 1).mean() > 0.9
+
+    def test_names_without_folders_of_this_machine(self, rows):
+        assert set(rows["target"].map(lambda name: name.count("/"))) == {1}
+        assert set(rows["device_name"]) == {"cpu"}
+        assert set(rows["dtype"]) == {"float32"}
+
+
+class TestLuckAndOrder:
+    def test_every_method_meets_the_same_seeds(self, run, calls):
+        run(method=METHODS, gamma="0,2", repeats=2)
+        seeds = {}
+        for method, seed, _ in calls:
+            seeds.setdefault(method, Counter())[seed] += 1
+        assert len(seeds) == 5
+        assert all(seen == seeds["baseline"] for seen in seeds.values())
+        assert len(seeds["baseline"]) == 2 * 2, "one seed for each sample and repeat"
+
+    @pytest.mark.parametrize("change", [{"seed": 1}])
+    def test_another_seed_is_other_luck(self, run, change):
+        def text(ran):
+            return dict(zip(ran.rows["sample_id"], ran.rows["hypothesis"], strict=True))
+
+        everything = len(get_task("summarization").samples("instruction"))
+        assert everything > 100
+        first, again, other = run(samples=4), run(samples=4), run(samples=4, **change)
+        assert text(first) == text(again)
+        assert set(text(first)) != set(text(other))
+
+    def test_fewer_samples_are_the_first_of_more(self):
+        few, many = (choose(get_task("summarization"), "demo", count, 5) for count in (3, 9))
+        assert many[:3] == few
+
+    def test_methods_are_interleaved_back_and_forth(self, run, calls):
+        run(method="baseline,fused,block", samples=2, repeats=2)
+        order = [method for method, _, _ in calls]
+        there = ["baseline", "fused", "block"]
+        assert order == [*there, *there[::-1], *there[::-1], *there]
+
+    def test_blocks_run_one_after_the_other(self, run, calls):
+        run(method="baseline,fused", gamma="1,2", samples=2, repeats=2)
+        gammas = [policy.gamma for _, _, policy in calls]
+        assert gammas == [1] * 4 + [2] * 4 + [1] * 4 + [2] * 4
+
+    def test_warm_up_is_in_no_figure(self, run, calls):
+        ran = run(warmup=2, gamma="1,2")
+        assert len(calls) == 2 * 2 + 2 * 2
+        assert len(ran.rows) == 2 * 2
+
+    def test_a_policy_begins_anew_in_each_repeat(self, run, calls):
+        run(gamma="bass", repeats=2, warmup=1)
+        policies = [id(policy) for _, _, policy in calls]
+        assert len(set(policies)) == 3, "warm-up, repeat 0, repeat 1"
+        assert policies[1] == policies[2]
+
+    def test_a_pair_is_loaded_once(self, run, monkeypatch):
+        loads = []
+
+        def spy(spec, device, dtype):
+            loads.append(dtype)
+            return load_pair(spec, device, dtype)
+
+        monkeypatch.setattr(runner, "load_pair", spy)
+        run(task="summarization,code", dtype="float32,bfloat16", repeats=2, max_new_tokens=2)
+        assert loads == ["float32", "bfloat16"]
+
+
+class TestExactness:
+    """Laws that no test of a single layer sees."""
+
+    @pytest.fixture(scope="class")
+    def engines(self, tiny_pair):
+        pairs = [load_pair(get_pair(name), "cpu", "auto") for name in (tiny_pair.name,)]
+        return {p.spec.name: NativeEngine(CausalModel(p.target), CausalModel(p.draft), (2,)) for p in pairs}
+
+    @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.lists(st.integers(3, 258), min_size=1, max_size=40), st.integers(1, 14), st.data())
+    def test_greedy_text_is_the_same_for_every_method_and_gamma(self, engines, prompt, limit, data):
+        engine = next(iter(engines.values()))
+        decoding = Decoding(limit, temperature=0.0)
+        request = [Request(tuple(prompt))]
+
+        def text(method, gamma):
+            return engine.generate(request, get_method(method), make_policy(gamma), decoding)[0].tokens
+
+        plain = text("baseline", "0")
+        gamma = data.draw(st.sampled_from(["1", "2", "5", "13", "heuristic", "bass"]))
+        assert {name: text(name, gamma) for name in METHODS} == dict.fromkeys(METHODS, plain)
+
+    def test_greedy_rows_agree(self, run):
+        rows = run(method=METHODS, gamma="0,1,4", temperature=0.0, max_new_tokens=16).rows
+        assert (rows.groupby("sample_id")["hypothesis"].nunique() == 1).all()
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_a_draft_that_is_the_target_is_always_accepted(self, run, tiny_pair, temperature):
+        rows = run(
+            pair=tiny_pair.twins, method="baseline,exact,fused,block", gamma="1,4",
+            temperature=temperature, max_new_tokens=24,
+        ).rows  # fmt: skip
+        assert (rows["drafted"] > 0).all()
+        assert (rows["accepted"] == rows["drafted"]).all()
+
+
+class TestSkipped:
+    def test_impossible_cases_are_rows_with_a_reason(self, run):
+        ran = run(method="baseline,fused", batch_size="1,2", samples=2, gamma="heuristic")
+        skipped = ran.rows[ran.rows["status"] == "skipped"]
+        assert ran.outcome.skipped == len(skipped) == 2
+        assert ran.outcome.ok == 4
+        assert all("batch size 1" in reason for reason in skipped["error"])
+        assert skipped["new_tokens"].isna().all()
+        assert ran.talk.expected == ran.talk.advanced == 4
+
+    def test_nothing_but_impossible_cases_is_refused(self, tiny_pair):
+        with pytest.raises(InputError, match="cannot be filled from 2 samples"):
+            plan(Scenario(pair=tiny_pair.name, samples=2, batch_size=4))
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        "error",
+        [RuntimeError, ValueError, IndexError, AssertionError, NotImplementedError, KeyError, OSError],
+    )
+    def test_a_method_that_raises_fails_alone(self, run, add_method, error):
+        def law(step):
+            raise error("the kernel is broken")
+
+        add_method("broken", law)
+        ran = run(method="baseline,broken,fused", gamma="0,2", warmup=1)
+        rows = ran.rows
+        failed = rows[rows["status"] == "failed"]
+        assert set(failed["method"]) == {"broken"}
+        assert set(failed["gamma"]) == {"2"}, "plain decoding verifies nothing"
+        assert all("the kernel is broken" in text for text in failed["error"])
+        assert all(error.__name__ in text for text in failed["error"])
+        assert (ran.outcome.ok, ran.outcome.failed) == (10, 2)
+        assert len(ran.outcome.errors) == 1, "the same reason is said once"
+
+    def test_out_of_memory_takes_no_figures_from_the_sample_before(self, run, calls):
+        calls.fail_at[1] = torch.OutOfMemoryError("CUDA out of memory")
+        ran = run(samples=3)
+        assert list(ran.rows["status"]) == ["ok", "failed", "ok"]
+        row = ran.rows.iloc[1]
+        assert "out of memory" in row["error"]
+        figures = [
+            "new_tokens", "finish_reason", "verify_steps", "drafted", "accepted", "step_drafted",
+            "step_accepted", "step_draft_us", "step_target_us", "step_verify_us", "wall_s", "ttft_s",
+            "draft_s", "target_s", "verify_s", "energy_j", "hypothesis", "metric_value", "metrics",
+            "target_logprob", "nvml_t_s", "peak_memory_bytes",
+        ]  # fmt: skip
+        assert row[figures].isna().all()
+        assert pd.notna(row["sample_id"])
+        assert pd.notna(row["reference"])
+
+    def test_a_failure_while_scoring_leaves_no_half_row(self, run, monkeypatch):
+        def score(self, text, sample):
+            raise ValueError("no words")
+
+        from specbench.tasks.summarization import Summarization
+
+        monkeypatch.setattr(Summarization, "score", score)
+        ran = run()
+        assert set(ran.rows["status"]) == {"failed"}
+        assert ran.rows["new_tokens"].isna().all()
+
+    @pytest.mark.parametrize("gamma", ["0", "3"])
+    def test_a_model_whose_logits_are_no_numbers(self, run, monkeypatch, gamma):
+        def poisoned(spec, device, dtype):
+            pair = load_pair(spec, device, dtype)
+            with torch.no_grad():
+                pair.target.lm_head.weight[5] = torch.nan
+            return pair
+
+        monkeypatch.setattr(runner, "load_pair", poisoned)
+        ran = run(method=METHODS, gamma=gamma)
+        assert set(ran.rows["status"]) == {"failed"}
+        assert ran.outcome.failed == len(ran.rows) == 10
+        assert all("NaN" in text for text in ran.rows["error"])
+        assert ran.rows["hypothesis"].isna().all()
+
+    def test_a_prompt_too_long_for_the_model(self, run):
+        ran = run(max_new_tokens=5000)
+        assert set(ran.rows["status"]) == {"failed"}
+        assert all("4096 positions" in text for text in ran.rows["error"])
+
+    def test_a_batch_fails_as_a_whole(self, run, calls):
+        calls.fail_at[0] = RuntimeError("boom")
+        ran = run(samples=4, batch_size=2)
+        assert Counter(ran.rows["status"]) == {"failed": 2, "ok": 2}
+        assert not ran.rows.duplicated(KEY).any()
+
+
+class TestInterruption:
+    FIELDS = {  # noqa: RUF012
+        "method": "baseline,fused", "gamma": "2,bass,heuristic", "batch_size": "1,2", "samples": 4,
+        "repeats": 2, "max_new_tokens": 20,
+    }  # fmt: skip
+
+    def tokens(self, ran):
+        ok = ran.rows[ran.rows["status"] == "ok"].sort_values(KEY)
+        return [
+            (*(row[key] for key in KEY), row["hypothesis"], tuple(row["step_accepted"]))
+            for _, row in ok.iterrows()
+        ]
+
+    @pytest.mark.parametrize("moment", [0, 1, 7, 13, 30, 43])
+    def test_resumed_run_is_the_uninterrupted_one(self, run, calls, moment):
+        whole = run(**self.FIELDS)
+        assert len(whole.rows) == 2 * 5 * 4 * 2 + 2
+        calls.clear()
+        calls.fail_at[moment] = KeyboardInterrupt()
+        cut = run(**self.FIELDS)
+        assert cut.outcome.interrupted
+        assert cut.metadata.get("complete", False) is False
+        finished = self.tokens(cut) if len(cut.rows) else []
+        assert len(finished) == cut.outcome.ok < len(self.tokens(whole))
+        assert set(finished) <= set(self.tokens(whole))
+
+        calls.fail_at.clear()
+        rest = run(resume=cut.run_id, **self.FIELDS)
+        assert not rest.outcome.interrupted
+        assert rest.metadata["complete"] is True
+        assert self.tokens(rest) == self.tokens(whole)
+        assert not rest.rows.duplicated(KEY).any()
+        assert Counter(rest.rows["status"]) == Counter(whole.rows["status"])
+        assert rest.talk.advanced == rest.talk.expected
+
+    def test_what_is_finished_is_not_run_again(self, run, calls):
+        calls.fail_at[9] = KeyboardInterrupt()
+        cut = run(method="baseline,fused", samples=4, repeats=2)
+        calls.clear()
+        calls.fail_at.clear()
+        run(method="baseline,fused", samples=4, repeats=2, resume=cut.run_id)
+        assert len(calls) == 16 - 9
+
+    def test_failed_rows_are_tried_again(self, run, calls):
+        calls.fail_at |= {1: RuntimeError("out of memory"), 3: KeyboardInterrupt()}
+        cut = run(samples=4)
+        assert list(cut.rows["status"]) == ["ok", "failed", "ok"]
+        calls.fail_at.clear()
+        rest = run(samples=4, resume=cut.run_id)
+        assert list(rest.rows["status"]) == ["ok"] * 4
+
+    def test_interrupted_while_loading(self, run, monkeypatch):
+        def interrupted(spec, device, dtype):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner, "load_pair", interrupted)
+        assert run().outcome.interrupted
+
+
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("fields", "words"),
+        [
+            ({"method": "baseline,fussed"}, "unknown method 'fussed'"),
+            ({"task": "sumarization"}, "unknown task"),
+            ({"pair": "demo-ml"}, "unknown pair"),
+            ({"samples": 10**6, "batch_size": 1}, "stdlib-functions has"),
+        ],
+    )
+    def test_refuses(self, tiny_pair, fields, words):
+        with pytest.raises(InputError, match=words):
+            plan(Scenario.model_validate({"pair": tiny_pair.name} | fields))
+
+    def test_loads_no_model(self, tiny_pair, monkeypatch):
+        monkeypatch.setattr(runner, "load_pair", lambda *args: pytest.fail("loaded a model"))
+        assert plan(Scenario(pair=tiny_pair.name)).cases
+
+
+class TestDevice:
+    @pytest.fixture
+    def no_gpu(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    @pytest.fixture
+    def two_gpus(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+
+    @pytest.mark.usefixtures("no_gpu")
+    def test_without_a_gpu(self):
+        assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
+        for name in ("cuda", "cuda:0", "cuda:1"):
+            with pytest.raises(MachineError, match="0 GPUs") as caught:
+                resolve_device(name)
+            assert "doctor" in caught.value.hint
+
+    @pytest.mark.usefixtures("two_gpus")
+    def test_with_two(self):
+        assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", 0)
+        assert resolve_device("cuda:1") == torch.device("cuda", 1)
+        for name in ("cuda:2", "cuda:200", "cuda:256", f"cuda:{10**20}"):
+            with pytest.raises(MachineError, match="2 GPUs"):
+                resolve_device(name)
+
+    @pytest.mark.parametrize("name", ["", "tpu", "mps", "meta", "cuda:", "cuda:x", "cuda:-1", "cpu:1"])
+    def test_a_name_that_is_none(self, name):
+        with pytest.raises(InputError, match="device") as caught:
+            resolve_device(name)
+        assert "cuda:N" in caught.value.hint
+
+    @pytest.mark.usefixtures("two_gpus")
+    def test_the_second_gpu_is_the_one_that_gets_the_models(self, tiny_pair, tmp_path, monkeypatch):
+        asked = []
+
+        def spy(spec, device, dtype):
+            asked.append(torch.device(device))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner, "load_pair", spy)
+        todo = plan(Scenario(pair=tiny_pair.name, device="cuda:1"))
+        execute(todo, RunWriter(tmp_path, "test", {}), Listener())
+        assert asked == [torch.device("cuda", 1)]
