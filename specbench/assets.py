@@ -52,6 +52,7 @@ def _find(name: str) -> Path:
 def _is_checkout(root: Path) -> bool:
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError):
+    except (OSError, ValueError):  # no file, no UTF-8, no TOML
         return False
-    return bool(project.get("project", {}).get("name") == "specbench")
+    table = project.get("project")
+    return isinstance(table, dict) and table.get("name") == "specbench"

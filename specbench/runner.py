@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from specbench.engine.native import Decoding, NativeEngine
 from specbench.errors import InputError, MachineError
 from specbench.pairs import Pair, PairSpec, check_available, get_pair, load_pair
 from specbench.report.writer import RunWriter
-from specbench.sampling.names import SIGMOID_RANGE
+from specbench.sampling.names import POLICIES, SIGMOID_RANGE
 from specbench.sampling.policy import GammaPolicy, make_policy
 from specbench.sampling.registry import get_method
 from specbench.scenario import Case, Scenario
@@ -76,7 +77,8 @@ def plan(scenario: Scenario) -> Plan:
     """Checks everything that can be checked before a model is loaded.
 
     Raises:
-        InputError: an unknown pair, task or method; more samples than the task has.
+        InputError: an unknown pair, task or method; more samples than the task has; no case that
+            can run.
         MachineError: no such device; a pair that cannot be had.
     """
     for method in scenario.method:
@@ -84,30 +86,38 @@ def plan(scenario: Scenario) -> Plan:
     for task in scenario.task:
         choose(get_task(task), "demo", scenario.samples, scenario.seed)
     specs = {name: get_pair(name) for name in scenario.pair}
+    cases = scenario.cases()
+    if all(case.skip for case in cases):
+        raise InputError(
+            f"none of the {len(cases)} cases can run: {cases[0].skip}",
+            "Change samples, batch_size or gamma.",
+        )
     device = resolve_device(scenario.device)
     for spec in specs.values():
         check_available(spec)
-    return Plan(scenario, scenario.cases(), device, specs)
+    return Plan(scenario, cases, device, specs)
 
 
 def resolve_device(name: str) -> torch.device:
     """ "auto" is the first GPU, or the CPU where there is none.
 
     Raises:
+        InputError: no name of a device.
         MachineError: a GPU was asked for that is not there.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise MachineError(
-                f"device {name!r} is not there: torch sees {count} GPUs",
-                "`specbench doctor` says why; `--device cpu` runs without one.",
-            )
-        device = torch.device("cuda", device.index or 0)
-    return device
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    match = re.fullmatch(r"auto|cuda(?::([0-9]+))?", name)
+    if match is None:
+        raise InputError(f"device {name!r} is unknown", "Give auto, cpu, cuda or cuda:N.")
+    index = int(match[1] or 0)
+    if index >= gpus:
+        raise MachineError(
+            f"device {name!r} is not there: torch sees {gpus} GPUs",
+            "`specbench doctor` says why; `--device cpu` runs without one.",
+        )
+    return torch.device("cuda", index)
 
 
 def device_name(device: torch.device) -> str:
@@ -125,18 +135,21 @@ def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
     finished = writer.finished()
     skipped = [case for case in todo.cases if case.skip]
     outcome.skipped = len(skipped)
-    if not finished:
-        writer.write([_skipped_row(todo, writer.run_id, case) for case in skipped])
+    writer.write([_skipped_row(todo, writer.run_id, case) for case in skipped])
     cases = [case for case in todo.cases if not case.skip]
     scenario = todo.scenario
     talk.total(len(cases) * scenario.samples * scenario.repeats)
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(scenario.cpu_threads or threads)
         for (pair_name, dtype), group in itertools.groupby(cases, lambda c: (c.pair, c.dtype)):
             talk.stage(f"loading {pair_name}")
-            pair = load_pair(todo.specs[pair_name], todo.device.type, dtype)
+            pair = load_pair(todo.specs[pair_name], str(todo.device), dtype)
             _PairRun(todo, pair, list(group), writer, talk, outcome, finished).run()
     except KeyboardInterrupt:
         outcome.interrupted = True
+    finally:
+        torch.set_num_threads(threads)
     return outcome
 
 
@@ -202,8 +215,7 @@ class _PairRun:
             machine = self._machine(spans, len(batch))
             for i, row in enumerate(rows):
                 row |= machine | self._result(case, requests[i], generations[i], batch[i], spans, i)
-        except (RuntimeError, InputError) as error:
-            # torch raises RuntimeError for out of memory and for CUDA faults alike.
+        except Exception as error:  # whatever a method of another package or a model may raise
             self._clear_memory()
             rows = [self._base_row(case, repeat, index, s) | _failure(error) for s in batch]
         self._count(case, rows)
@@ -233,7 +245,7 @@ class _PairRun:
                 try:
                     requests = [self._request(case, sample, 0) for sample in batch]
                     self._decode(case, make_policy(case.gamma), requests, tokens)
-                except (RuntimeError, InputError):
+                except Exception:
                     self._clear_memory()  # The measured run meets it again and records it.
 
     def _batches(self, case: Case) -> Iterator[list[Sample]]:
@@ -242,7 +254,9 @@ class _PairRun:
             yield samples[first : first + case.batch_size]
 
     def _is_finished(self, case: Case, repeat: int, batch: Sequence[Sample]) -> bool:
-        return all((case.case_id, repeat, sample.sample_id) in self.finished for sample in batch)
+        """A γ policy carries its state from sample to sample: its repeat is done as a whole."""
+        needed = self.samples[case.task] if case.gamma in POLICIES else batch
+        return all((case.case_id, repeat, sample.sample_id) in self.finished for sample in needed)
 
     def _request(self, case: Case, sample: Sample, repeat: int) -> Request:
         """The seed depends on sample and repeat, not on method or γ: all methods meet the same luck."""

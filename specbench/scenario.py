@@ -171,6 +171,7 @@ class Scenario(BaseModel):
     attention: Attentions = ["pad"]
     dtype: Dtypes = ["auto"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    cpu_threads: Count | None = None
     samples: Count = 8
     repeats: Count = 2
     warmup: Annotated[int, Field(ge=0, lt=2**31)] = 1

@@ -191,6 +191,11 @@ class TestTokenizers:
         assert "259" in caught.value.message
         assert "260" in caught.value.message
 
+    def test_of_equal_size_they_may_differ_all_the_same(self, foreign, save_tiny, tmp_path):
+        other = save_tiny(tmp_path / "other", 1, 16, seed=2, extra=["<sep>"])
+        with pytest.raises(InputError, match="tokenizers differ"):
+            load_pair(get_pair(f"{foreign}+{other}"), "cpu", "auto")
+
     def test_no_model_is_loaded_for_that(self, tiny_pair, foreign, monkeypatch):
         monkeypatch.setattr(pairs, "_load_model", lambda *args: pytest.fail("loaded a model"))
         with pytest.raises(InputError, match="tokenizers differ"):
@@ -320,7 +325,7 @@ class TestHub:
         from huggingface_hub import constants
 
         class Answer(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self):  # noqa: N802
+            def do_HEAD(self):
                 self.send_response(status)
                 self.send_header("X-Error-Code", code)
                 self.send_header("X-Error-Message", code)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -49,7 +50,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback instead of a sentence.")
+        bool, typer.Option("--debug", help="Show a traceback with each error.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -72,7 +73,7 @@ def _bounded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:
             if _debug:
-                raise
+                traceback.print_exception(error)
             raise typer.Exit(_explain(error)) from None
 
     return guarded
@@ -84,7 +85,8 @@ def _explain(error: Exception) -> ExitCode:
         message, hint, code = error.message, error.hint, error.exit_code
     else:
         # Not 1: a CI job would take a bug of ours for a regression.
-        message, code = f"unexpected {type(error).__name__}: {error}", ExitCode.USAGE
+        text = " ".join(str(error).split())
+        message, code = f"unexpected {type(error).__name__}: {text}", ExitCode.USAGE
         hint = "This is a bug in specbench. `specbench --debug ...` shows where; please report it."
     sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
     return code

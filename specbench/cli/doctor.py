@@ -8,6 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from specbench.errors import MachineError
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,13 @@ class Finding:
     detail: str
 
 
+_MARKS = {
+    True: Text("yes", "green"),
+    False: Text("no", "red"),
+    None: Text("absent", "yellow"),
+}
+
+
 def doctor() -> None:
     """Say what this machine can run, and for the rest what is missing and how to get it.
 
@@ -26,11 +36,8 @@ def doctor() -> None:
     """
     table = Table("what", "", "detail")
     for finding in findings():
-        mark = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]absent[/]"}[
-            finding.works
-        ]
-        table.add_row(finding.what, mark, finding.detail)
-    Console().print(table)
+        table.add_row(finding.what, _MARKS[finding.works], finding.detail)
+    Console(markup=False).print(table)
 
 
 def findings() -> list[Finding]:
@@ -82,18 +89,27 @@ def _cupy() -> Finding:
 def _assets() -> Finding:
     from specbench.assets import kernels_dir, scenarios_dir
 
-    return Finding("kernels and scenarios", True, f"{kernels_dir()}, {scenarios_dir()}")
+    what = "kernels and scenarios"
+    try:
+        return Finding(what, True, f"{kernels_dir()}, {scenarios_dir()}")
+    except MachineError as error:
+        return Finding(what, False, f"{error.message}: {error.hint}")
 
 
 def _demo() -> Finding:
     from specbench.assets import demo_dir
 
+    what = "embedded pair demo-lm"
+    try:
+        demo_dir()
+    except MachineError as error:
+        return Finding(what, False, f"{error.message}: {error.hint}")
     folders = [demo_dir() / "lm" / role for role in ("target", "draft")]
     missing = [str(f) for f in folders if not (f / "model.safetensors").is_file()]
     if missing:
-        return Finding("embedded pair demo-lm", False, f"weights are missing: {', '.join(missing)}")
+        return Finding(what, False, f"weights are missing: {', '.join(missing)}")
     size = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
-    return Finding("embedded pair demo-lm", True, f"{size / 1e6:.1f} MB, no network needed")
+    return Finding(what, True, f"{size / 1e6:.1f} MB, no network needed")
 
 
 def _hub() -> Finding:

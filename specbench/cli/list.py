@@ -26,7 +26,7 @@ def list_(
 
     Example: specbench list methods
     """
-    Console().print({
+    Console(markup=False).print({
         What.pairs: _pairs, What.tasks: _tasks, What.methods: _methods, What.scenarios: _scenarios,
     }[what]())  # fmt: skip
 

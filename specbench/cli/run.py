@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from specbench.runner import Outcome, Plan
     from specbench.scenario import Scenario
 
+RESULTS = Path("results")
 _LISTS = "One, or several separated by commas."
 
 
@@ -51,7 +53,7 @@ def run(
     repeats: Annotated[int | None, typer.Option(help="Times that each sample is decoded.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Limit of each sequence.")] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses samples and randomness.")] = None,
-    output_dir: Annotated[Path, typer.Option(help="Where the result file goes.")] = Path("results"),
+    output_dir: Annotated[Path, typer.Option(help="Where the result file goes.")] = RESULTS,
     resume: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on with a run that was cut off.")
     ] = None,
@@ -76,7 +78,7 @@ def run(
     if resume is None:
         from specbench.scenario import load_scenario
 
-        chosen, text = load_scenario(scenario or "demo", given)
+        chosen, text = load_scenario("demo" if scenario is None else scenario, given)
         todo = _plan(chosen, talk)
         if dry_run:
             _show_cases(todo)
@@ -129,17 +131,27 @@ def _execute(todo: Plan, writer: RunWriter, talk: Console) -> None:
     from specbench.runner import execute
 
     _quiet_libraries()
-    with _Progress(talk) as progress:
-        for notice in writer.notices:
-            progress.notice(notice)
-        outcome = execute(todo, writer, progress)
+    try:
+        with _Progress(talk) as progress:
+            for notice in writer.notices:
+                progress.notice(notice)
+            outcome = execute(todo, writer, progress)
+    except Exception:  # a later pair cannot be loaded, the disk is full: keep what there is
+        if writer.finish(complete=False) is not None:
+            talk.print(f"stopped: {_resume(writer)} goes on", markup=False, soft_wrap=True)
+        raise
     path = writer.finish(complete=not outcome.interrupted)
     if path is not None and outcome.ok:
         render_run(read_run(path))
-    _report(outcome, path, writer.run_id, talk)
+    _report(outcome, path, _resume(writer), talk)
 
 
-def _report(outcome: Outcome, path: Path | None, run_id: str, talk: Console) -> None:
+def _resume(writer: RunWriter) -> str:
+    where = "" if writer.output_dir == RESULTS else f" --output-dir {quote(str(writer.output_dir))}"
+    return f"specbench run --resume {writer.run_id}{where}"
+
+
+def _report(outcome: Outcome, path: Path | None, resume: str, talk: Console) -> None:
     """What happened, on stderr, and the exit code."""
     for reason in outcome.errors:
         talk.print(f"failed: {reason}", markup=False, soft_wrap=True)
@@ -148,7 +160,8 @@ def _report(outcome: Outcome, path: Path | None, run_id: str, talk: Console) -> 
     if path is not None:
         talk.print(f"wrote {path}", markup=False, soft_wrap=True)
     if outcome.interrupted:
-        talk.print(f"interrupted: specbench run --resume {run_id} goes on", markup=False)
+        how = f"{resume} goes on" if path is not None else "nothing was finished yet"
+        talk.print(f"interrupted: {how}", markup=False, soft_wrap=True)
         raise typer.Exit(ExitCode.INTERRUPTED)
     if outcome.failed:
         raise typer.Exit(ExitCode.FAILED_CASES)
@@ -163,7 +176,7 @@ def _show_cases(todo: Plan) -> None:
             case.case_id, case.pair, case.task, str(case.batch_size), f"{case.temperature:g}",
             case.gamma, case.method, case.skip or "",
         )  # fmt: skip
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _quiet_libraries() -> None:
@@ -183,7 +196,7 @@ class _Progress:
 
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
-            console=console, transient=True,
+            console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=None)
 
