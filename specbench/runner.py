@@ -28,6 +28,7 @@ from specbench.sampling.policy import GammaPolicy, make_policy
 from specbench.sampling.registry import get_method
 from specbench.scenario import Case, Scenario
 from specbench.tasks.base import Sample, choose, get_task
+from specbench.telemetry.environment import cpu_model
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 from specbench.telemetry.spans import SpanRecorder, Spans
 
@@ -121,8 +122,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    """The GPU's name, or the CPU's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu_model() or "cpu"
 
 
 def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:

@@ -27,6 +27,9 @@ EPILOG = (
     "cases failed · 130 interrupted."
 )
 
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, as the shell has it."""
+
 app = typer.Typer(
     name="specbench",
     help="Benchmarks and profiles speculative sampling: what does this method, this draft model, "
@@ -71,6 +74,9 @@ def _bounded(command: Callable[..., None]) -> Callable[..., None]:
             raise
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except (BrokenPipeError, SystemExit):
+            # `specbench ... | head`: rich leaves with 1, which would read as a regression.
+            raise typer.Exit(BROKEN_PIPE) from None
         except Exception as error:
             if _debug:
                 traceback.print_exception(error)

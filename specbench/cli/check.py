@@ -77,7 +77,7 @@ def _row(verdict: Verdict) -> list[Cell]:
         f"{worst.tv_noise:.4f}",
         f"{verdict.p_value:.2g}",
         f"{first.accepted:.4f}",
-        f"{first.expected_accepted:.4f}",
+        "–" if first.expected_accepted is None else f"{first.expected_accepted:.4f}",
     )
     return [Cell(text) for text in texts]
 

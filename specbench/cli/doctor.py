@@ -42,7 +42,9 @@ def doctor() -> None:
 
 def findings() -> list[Finding]:
     """Everything that is looked at, in order."""
-    return [_packages(), _torch(), _gpu(), _nvml(), _cupy(), _assets(), _demo(), _hub()]
+    return [
+        _packages(), _torch(), _gpu(), _nvml(), _cupy(), _methods(), _assets(), _demo(), _hub(),
+    ]  # fmt: skip
 
 
 def _packages() -> Finding:
@@ -84,6 +86,13 @@ def _cupy() -> Finding:
         if found:
             return Finding("CuPy", True, f"{name} {found}; no kernel of this version needs it yet")
     return Finding("CuPy", None, "no kernel of this version needs it yet: methods run as torch ops")
+
+
+def _methods() -> Finding:
+    from specbench.sampling.registry import broken_methods, methods
+
+    broken = [f"{name} cannot be loaded ({why})" for name, why in broken_methods().items()]
+    return Finding("methods", not broken, "; ".join([", ".join(methods()), *broken]))
 
 
 def _assets() -> Finding:

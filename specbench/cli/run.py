@@ -92,6 +92,7 @@ def run(
             )
         writer, chosen = _reopened_writer(output_dir, resume)
         todo = _plan(chosen, talk)
+        _require_same_device(writer, todo)
     _execute(todo, writer, talk)
 
 
@@ -123,6 +124,18 @@ def _reopened_writer(output_dir: Path, run_id: str) -> tuple[RunWriter, Scenario
 
     writer = RunWriter(output_dir, "", capture(sys.argv, None), run_id=run_id, resume=True)
     return writer, restore_scenario(writer.metadata["resolved_scenario"])
+
+
+def _require_same_device(writer: RunWriter, todo: Plan) -> None:
+    """One file, one device: times of two would be averaged."""
+    from specbench.telemetry.environment import device_facts
+
+    begun, here = writer.metadata.get("device_name"), device_facts(todo.device)["device_name"]
+    if begun != here:
+        raise InputError(
+            f"run {writer.run_id} was begun on {begun}, this is {here}",
+            "Go on with it on such a machine, or start a run of its own here.",
+        )
 
 
 def _execute(todo: Plan, writer: RunWriter, talk: Console) -> None:

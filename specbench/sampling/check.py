@@ -51,8 +51,9 @@ class Counts:
     Attributes:
         tv: total variation between what was counted and the target's law.
         tv_noise: what sampling noise alone would give an exact method.
-        accepted, accepted_sd: mean accepted drafts of a step, and the mean's standard deviation.
-        expected_accepted: by the float64 reference.
+        accepted: mean accepted drafts of a step.
+        expected_accepted, accepted_sd: what the float64 reference expects, and the standard
+            deviation of such a mean; None if the method has a rule of its own.
     """
 
     setting: str
@@ -61,14 +62,16 @@ class Counts:
     tv: float
     tv_noise: float
     accepted: float
-    accepted_sd: float
-    expected_accepted: float
+    expected_accepted: float | None
+    accepted_sd: float | None
 
     @property
     def accepted_z(self) -> float:
-        """Standard deviations between the counted acceptance and theory."""
+        """Standard deviations between the counted acceptance and theory; 0 if there is none."""
+        if self.expected_accepted is None or self.accepted_sd is None:
+            return 0.0
         difference = self.accepted - self.expected_accepted
-        if self.accepted_sd == 0:
+        if self.accepted_sd < 1e-9:
             return 0.0 if abs(difference) < 1e-6 else math.inf
         return difference / self.accepted_sd
 
@@ -132,28 +135,26 @@ def check_method(method: Method, samples: int, seed: int = 0, device: str = "cpu
 
 def _count(method: Method, setting: Setting, samples: int, seed: int, device: str) -> Counts:
     cells = torch.zeros(VOCAB ** (GAMMA + 1), dtype=torch.float64)
-    accepted = torch.zeros(GAMMA + 1, dtype=torch.float64)
+    accepted = 0
     for first in range(seed, seed + samples, CHUNK):
         seeds = torch.arange(first, min(first + CHUNK, seed + samples), device=device)
         sequences, kept = _decode(method, setting, seeds)
         cells += torch.bincount(_cell(sequences).cpu(), minlength=len(cells))
-        accepted += torch.bincount(kept.cpu(), minlength=GAMMA + 1)
+        accepted += int(kept.sum())
     law = reference.target_law(_model(setting.target, setting.temperature), GAMMA + 1)
     expected = (
         torch.tensor([law.get(_tokens(i), 0.0) for i in range(len(cells))]).double() * samples
     )
-    number = torch.arange(GAMMA + 1)
-    mean = float((accepted * number).sum() / samples)
-    variance = float((accepted * (number - mean) ** 2).sum() / samples)
     p = expected / samples
     statistic, dof = chi_square(cells, expected)
+    theory, deviation = _theory(method, setting, samples)
     return Counts(
         setting.name, statistic, dof,
         tv=float((cells / samples - p).abs().sum() / 2),
         tv_noise=float((2 * p * (1 - p) / (math.pi * samples)).sqrt().sum() / 2),
-        accepted=mean,
-        accepted_sd=math.sqrt(variance / samples),
-        expected_accepted=_expected_accepted(method, setting, samples),
+        accepted=accepted / samples,
+        expected_accepted=theory,
+        accepted_sd=deviation,
     )  # fmt: skip
 
 
@@ -212,19 +213,25 @@ def _write_on(tokens: Tensor, target: Tensor, temperature: Tensor, seeds: Tensor
     return tokens
 
 
-def _expected_accepted(method: Method, setting: Setting, samples: int) -> float:
-    """Theory's mean accepted count; over equal shares of every length where they are ragged."""
-    rule = method.name if method.name in ("block", "sigmoid") else "token"
+def _theory(method: Method, setting: Setting, samples: int) -> tuple[float | None, float | None]:
+    """Mean accepted count, and the standard deviation of a mean of `samples` of them.
+
+    The variance is the law's, not the sample's: a rare rejection that never came must not look like
+    a certainty. Where the lengths are ragged, every length has its equal share.
+    """
+    if method.rule is None:
+        return None, None
     target = _model(setting.target, setting.temperature)
     draft = _model(setting.draft, setting.temperature)
-
-    def mean(gamma: int) -> float:
-        return reference.expected_accepted(reference.emitted_law(rule, target, draft, gamma))
-
-    if not setting.lengths:
-        return mean(GAMMA)
-    shares = torch.bincount(torch.arange(samples) % (GAMMA + 1), minlength=GAMMA + 1) / samples
-    return sum(float(shares[gamma]) * mean(gamma) for gamma in range(GAMMA + 1))
+    shares = torch.bincount(_lengths(setting, torch.arange(samples)), minlength=GAMMA + 1) / samples
+    mean = variance = 0.0
+    for gamma, share in enumerate(shares.tolist()):
+        if share > 0:
+            law = reference.emitted_law(method.rule, target, draft, gamma)
+            first, second = (reference.expected_accepted(law, power) for power in (1, 2))
+            mean += share * first
+            variance += share * max(0.0, second - first**2)
+    return mean, math.sqrt(variance / samples)
 
 
 def _model(table: Tensor, temperature: float) -> Callable[[reference.Prefix], Tensor]:

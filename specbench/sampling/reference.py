@@ -171,9 +171,12 @@ def target_law(target: Model, length: int) -> Law:
     return complete({(): 1.0}, target, length)
 
 
-def expected_accepted(law: Law) -> float:
-    """Mean accepted count of an `emitted_law`: each sequence holds one token that was not drafted."""
-    return sum(chance * (len(sequence) - 1) for sequence, chance in law.items())
+def expected_accepted(law: Law, power: int = 1) -> float:
+    """Mean accepted count of an `emitted_law`, or of its `power`.
+
+    Each emitted sequence holds one token that was not drafted.
+    """
+    return math.fsum(chance * (len(sequence) - 1) ** power for sequence, chance in law.items())
 
 
 def total_variation(one: Law, other: Law) -> float:

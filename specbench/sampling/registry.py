@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from specbench.errors import unknown_name
+from specbench.errors import MachineError, unknown_name
 from specbench.sampling.baseline import verify_baseline
 from specbench.sampling.laws import verify_block, verify_exact, verify_fused, verify_sigmoid
 from specbench.sampling.step import Step
@@ -34,6 +34,8 @@ class Method:
         source: paper or project.
         summary: one line for `specbench list methods`.
         law: the method in torch for sampled decoding; greedy decoding is the same for all.
+        rule: the acceptance rule of `reference` that the method follows; None if it has its own,
+            and then `check` holds it to the target's law alone.
     """
 
     name: str
@@ -43,39 +45,61 @@ class Method:
     source: str
     summary: str
     law: Law
+    rule: Literal["token", "block", "sigmoid"] | None = None
 
 
 _BUILT_IN = (
     Method(
         "baseline", True, "probs", None, "2211.17192, transformers",
-        "the torch operations of Hugging Face's speculative sampling", verify_baseline,
+        "the torch operations of Hugging Face's speculative sampling",
+        verify_baseline, "token",
     ),
     Method(
         "exact", True, "probs", None, "2406.11016",
-        "the paper's exact method: softmax outside, the rest by vocabulary segment", verify_exact,
+        "the paper's exact method: softmax outside, the rest by vocabulary segment",
+        verify_exact, "token",
     ),
     Method(
         "sigmoid", False, "logits", None, "2406.11016",
-        "the paper's approximation: an element-wise sigmoid instead of softmax", verify_sigmoid,
+        "the paper's approximation: an element-wise sigmoid instead of softmax",
+        verify_sigmoid, "sigmoid",
     ),
     Method(
         "fused", True, "logits", None, "specbench",
-        "exact, straight from logits, no probability tensor", verify_fused,
+        "exact, straight from logits, no probability tensor",
+        verify_fused, "token",
     ),
     Method(
         "block", True, "logits", None, "2403.10444",
-        "block verification: exact, accepts at least as many drafts", verify_block,
+        "block verification: exact, accepts at least as many drafts",
+        verify_block, "block",
     ),
 )  # fmt: skip
 
 
 @cache
 def methods() -> dict[str, Method]:
-    """All methods by name, the built-in ones first."""
-    found = {method.name: method for method in _BUILT_IN}
+    """All methods that work, by name, the built-in ones first. A built-in name cannot be taken."""
+    built_in = {method.name: method for method in _BUILT_IN}
+    return built_in | _joined()[0] | built_in
+
+
+def broken_methods() -> dict[str, str]:
+    """Methods of other packages that cannot be loaded, with the reason."""
+    return _joined()[1]
+
+
+@cache
+def _joined() -> tuple[dict[str, Method], dict[str, str]]:
+    """What other packages add, and what of it fails: one broken package must not stop the rest."""
+    found: dict[str, Method] = {}
+    broken: dict[str, str] = {}
     for entry in entry_points(group="specbench.methods"):
-        found.setdefault(entry.name, entry.load())
-    return found
+        try:
+            found[entry.name] = entry.load()
+        except Exception as error:
+            broken[entry.name] = f"{type(error).__name__}: {error}"
+    return found, broken
 
 
 def get_method(name: str) -> Method:
@@ -83,7 +107,13 @@ def get_method(name: str) -> Method:
 
     Raises:
         InputError: there is none; the nearest name is suggested.
+        MachineError: another package's method cannot be loaded.
     """
+    if name in broken_methods():
+        raise MachineError(
+            f"method {name!r} cannot be loaded: {broken_methods()[name]}",
+            "It belongs to another package: reinstall or mend that.",
+        )
     if name not in methods():
         raise unknown_name("method", name, methods())
     return methods()[name]

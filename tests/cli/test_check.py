@@ -53,7 +53,6 @@ def test_a_method_that_lies_is_exit_code_1(capsys, monkeypatch):
     assert "NOT EXACT" in capsys.readouterr().out
 
 
-@pytest.mark.xfail(strict=True, reason="check takes a count without rejections for a certainty")
 def test_rare_rejections_raise_no_alarm(capsys):
     """In theory one sequence in 50,000 falls short; among 10,000 none is what one expects."""
     assert main(["check", "sigmoid", "--samples", "10000", "--device", "cpu"]) == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import specbench
-from specbench.errors import InputError
+from specbench.errors import InputError, MachineError
 
 
 def arguments(batch=2, gamma=3, vocab=7):
@@ -135,9 +135,23 @@ def test_methods_of_other_packages_join(monkeypatch):
         def load(self):
             return other
 
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()])
-    registry.methods.cache_clear()
+    class Broken:
+        name = "broken"
+
+        def load(self):
+            raise ImportError("no module named nowhere")
+
+    class Impostor(Entry):
+        name = "fused"
+
+    entries = [Entry(), Broken(), Impostor()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    registry.methods.cache_clear(), registry._joined.cache_clear()
     try:
         assert registry.get_method("theirs") is other
+        assert registry.get_method("fused").source == "specbench"
+        assert list(registry.methods())[:5] == ["baseline", "exact", "sigmoid", "fused", "block"]
+        with pytest.raises(MachineError, match="no module named nowhere"):
+            registry.get_method("broken")
     finally:
-        registry.methods.cache_clear()
+        registry.methods.cache_clear(), registry._joined.cache_clear()
