@@ -36,6 +36,7 @@ ALLOWED = {
     "errors": set(),
     "assets": set(),
     "__init__": set(),
+    "__main__": {"cli"},
 }  # fmt: skip
 
 # Packages of others that only some may import, and who.
