@@ -22,7 +22,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Function:
-    """One function: `source` opens with a comment naming its module and class, without docstring."""
+    """One function; `source` has no docstring and opens with a comment naming module and class."""
 
     name: str
     module: str
@@ -34,11 +34,12 @@ class Function:
 
 
 def default_stdlib() -> Path:
+    """The standard library of the running Python."""
     return Path(sysconfig.get_paths()["stdlib"])
 
 
 def part_of(name: str) -> str:
-    """"held_out", "validation" or "training", from the name alone."""
+    """ "held_out", "validation" or "training", from the name alone."""
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % PARTS
     return {0: "held_out", 1: "validation"}.get(number, "training")
 
@@ -171,6 +172,7 @@ def validation_functions(functions: list[Function]) -> list[Function]:
 
 
 def with_summary(functions: list[Function]) -> list[Function]:
+    """Functions whose docstring begins with a line worth learning."""
     return [f for f in functions if _fit_to_learn(f)]
 
 

@@ -26,10 +26,8 @@ from specbench.demo.vocabulary import (
     PARAMETER_NAMES,
     REDUCES,
     SOURCES,
-    Arrange,
     Filter,
     Map,
-    Reduce,
     Source,
 )
 
@@ -66,19 +64,22 @@ class Problem:
 
     @property
     def program(self) -> str:
+        """The whole function: prompt and canonical body."""
         return self.prompt + self.body
 
 
 @dataclass(frozen=True)
 class Step:
-    """An operation with its constant, as it is written in the docstring and in the code."""
+    """A Filter, Map, Arrange or Reduce with its constant as docstring and code write it."""
 
-    op: Filter | Map | Arrange | Reduce
+    op: Any
     constant: str = ""
 
 
 @dataclass
 class Chain:
+    """A source and the operations on its elements, with the parameters they use."""
+
     source: Source
     params: tuple[str, ...]
     kinds: list[str]
@@ -88,14 +89,17 @@ class Chain:
 
     @property
     def steps(self) -> list[Step]:
+        """All operations in order."""
         return [*self.elements, *(s for s in (self.arrange, self.reduce) if s)]
 
     @property
     def combination(self) -> str:
+        """The keys of the source and the operations: what the split into parts goes by."""
         return ">".join([self.source.key, *(step.op.key for step in self.steps)])
 
     @property
     def source_code(self) -> str:
+        """The iterable that the elements come from."""
         return self.source.code.format(*self.params)
 
 
@@ -107,6 +111,7 @@ class Names:
         self.used: list[str] = []
 
     def take(self, kind: str) -> str:
+        """A fresh name for a parameter of this kind."""
         name = self.rng.choice([n for n in PARAMETER_NAMES[kind] if n not in self.used])
         self.used.append(name)
         return name
@@ -131,11 +136,14 @@ def _constant(rng: random.Random, op: Any, chain: Chain, names: Names) -> str:
     return repr(rng.choice(op.constants))
 
 
-def _draw_elements(rng: random.Random, chain: Chain, count: int, names: Names) -> str:
+def _draw_elements(
+    rng: random.Random, chain: Chain, count: int, names: Names, filters_first: bool = False
+) -> str:
     """Adds filters and maps; returns the kind of element that comes out."""
     element = chain.source.element
     for _ in range(count):
-        table: tuple[Any, ...] = FILTERS if rng.random() < 0.5 else MAPS
+        mapped = filters_first and any(isinstance(step.op, Map) for step in chain.elements)
+        table: tuple[Any, ...] = FILTERS if rng.random() < 0.5 and not mapped else MAPS
         seen = {step.op.key for step in chain.elements}
         op = rng.choice([op for op in table if op.element == element and op.key not in seen])
         chain.elements.append(Step(op, _constant(rng, op, chain, names)))
@@ -170,6 +178,7 @@ def _draw_reduce(
 def draw_chain(
     rng: random.Random, names: Names, sources: list[Source], size: int, reduce: bool
 ) -> Chain:
+    """A chain of `size` filters, maps and arrangements, then a reduction if asked for."""
     source = rng.choice(sources)
     params = tuple(names.take(kind) for kind in source.params)
     chain = Chain(source, params, list(source.params))
@@ -199,7 +208,7 @@ def noun(rng: random.Random, chain: Chain) -> str:
         if isinstance(step.op, Filter):
             head, tail = _filter_noun(rng, step.op, head, tail, step.constant)
         else:
-            template = rng.choice(step.op.nouns)  # type: ignore[union-attr]
+            template = rng.choice(step.op.nouns)
             head, tail = template.format(of=f"the {head} {tail}", c=step.constant), ""
     phrase = f"the {head} {tail}".rstrip()
     for late in (chain.arrange, chain.reduce):
@@ -209,8 +218,8 @@ def noun(rng: random.Random, chain: Chain) -> str:
 
 
 def _late_noun(rng: random.Random, step: Step, phrase: str) -> str:
-    template = rng.choice(step.op.nouns)  # type: ignore[union-attr]
-    text = template.format(of=phrase, c=step.constant)
+    template = rng.choice(step.op.nouns)
+    text: str = template.format(of=phrase, c=step.constant)
     article = "" if template.startswith(("{of}", "whether", "every")) else "the "
     return article + text
 
@@ -218,7 +227,7 @@ def _late_noun(rng: random.Random, step: Step, phrase: str) -> str:
 def nounable(chain: Chain) -> bool:
     """A filter after a map would be ambiguous in a noun phrase: which of the two is filtered?"""
     kinds = [type(step.op) for step in chain.elements]
-    return kinds in ([], [Filter], [Map], [Filter, Map], [Map, Map], [Filter, Map, Map])
+    return kinds == sorted(kinds, key=lambda kind: kind is Map)
 
 
 def recipe(rng: random.Random, chain: Chain) -> str:
@@ -230,9 +239,9 @@ def recipe(rng: random.Random, chain: Chain) -> str:
             clause = rng.choice(step.op.clauses).format(c=step.constant)
             parts.append(f"{rng.choice(('keep only', 'select'))} those that {clause}")
         else:
-            parts.append(rng.choice(step.op.steps).format(c=step.constant))  # type: ignore[union-attr]
+            parts.append(rng.choice(step.op.steps).format(c=step.constant))
     if chain.arrange:
-        parts.append(rng.choice(chain.arrange.op.steps).format(c=chain.arrange.constant))  # type: ignore[union-attr]
+        parts.append(rng.choice(chain.arrange.op.steps).format(c=chain.arrange.constant))
     last = "the resulting list"
     if chain.reduce:
         last = _late_noun(rng, chain.reduce, "the results")
@@ -240,6 +249,7 @@ def recipe(rng: random.Random, chain: Chain) -> str:
 
 
 def sentence(rng: random.Random, phrase: str) -> str:
+    """A noun phrase as a docstring's sentence."""
     opening = rng.choice(("Return", "Return", "Compute", "Find", "Compute and return", "Give"))
     if phrase.startswith("whether"):
         opening = rng.choice(("Return", "Check", "Tell"))
@@ -260,7 +270,8 @@ def atom(expression: str) -> str:
 def _fill(step: Step, value: str) -> str:
     """The operation on one value, with parentheses only where they are needed."""
     enclosed = re.search(r"\(\{x\}[),]", step.op.code)
-    return step.op.code.format(x=value if enclosed else atom(value), c=step.constant)
+    text: str = step.op.code.format(x=value if enclosed else atom(value), c=step.constant)
+    return text
 
 
 def _per_element(steps: list[Step], variable: str) -> tuple[str, list[str]]:
@@ -287,7 +298,8 @@ def _apply(step: Step, expression: str, generator: str | None = None) -> str:
     sole = step.op.code.count("{gen}") and re.fullmatch(r"[\w.']+\(\{gen\}\)", step.op.code)
     if not sole and generator:  # a bare generator must be a call's only argument
         inside = expression
-    return step.op.code.format(xs=atom(expression), gen=inside, c=step.constant, x="v")
+    text: str = step.op.code.format(xs=atom(expression), gen=inside, c=step.constant, x="v")
+    return text
 
 
 class Writer:
@@ -301,11 +313,13 @@ class Writer:
         self.variable = self.fresh(*LOOP_VARIABLES[chain.source.element])
 
     def fresh(self, *wanted: str) -> str:
+        """One of the wanted names that the function does not use yet."""
         options = [name for name in wanted if name not in self.taken] or ["item"]
         self.taken.append(name := self.rng.choice(options))
         return name
 
     def name(self, expression: str, *wanted: str) -> str:
+        """A name for the expression: a new line assigns it unless it is one already."""
         if expression.isidentifier():
             return expression
         self.lines.append(f"{(name := self.fresh(*wanted))} = {expression}")
@@ -319,11 +333,12 @@ class Writer:
         return chain.source_code if chain.source.is_list else f"list({chain.source_code})"
 
     def one_line(self) -> list[str]:
+        """As one expression, but for what an operation needs a name for."""
         chain, expression = self.chain, self.listed()
         inside = expression[1:-1] if chain.elements else chain.source_code
         for step in (chain.arrange, chain.reduce):
             if step:
-                if step.op.named:  # type: ignore[union-attr]
+                if step.op.named:
                     expression = self.name(expression, "values", "result", "picked")
                     inside = expression
                 expression = _apply(step, expression, inside)
@@ -331,6 +346,7 @@ class Writer:
         return [*self.lines, f"return {expression}"]
 
     def stepwise(self) -> list[str]:
+        """One assignment for each operation."""
         chain = self.chain
         current = self.name(self.listed_source(), chain.source.word, "values")
         for step in chain.elements:
@@ -343,17 +359,22 @@ class Writer:
         return [*self.lines, f"return {current}"]
 
     def listed_source(self) -> str:
+        """The source, as a list where nothing else will make one of it."""
         chain = self.chain
         plain = chain.source.is_list or bool(chain.elements)
         return chain.source_code if plain else f"list({chain.source_code})"
 
     def loop(self) -> list[str]:
+        """A loop that fills a result."""
         chain = self.chain
-        reduce = chain.reduce.op.loop if chain.reduce else None  # type: ignore[union-attr]
+        reduce = chain.reduce.op.loop if chain.reduce else None
         start, update, _ = reduce or ("[]", "{r}.append({x})", "{r}")
         steps, iterable = chain.elements, chain.source_code
         if chain.arrange:
-            iterable = self.name(_apply(chain.arrange, self.listed()), "ordered", "arranged")
+            listed = self.listed()
+            if chain.arrange.op.named:
+                listed = self.name(listed, "values", "picked")
+            iterable = self.name(_apply(chain.arrange, listed), "ordered", "arranged")
             steps = []
         result = self.fresh("result", "total", "out")
         value, conditions = _per_element(steps, self.variable)
@@ -366,6 +387,7 @@ class Writer:
         return [*head, *inner, f"return {result}"]
 
     def write(self, told_in_steps: bool) -> list[str]:
+        """In one of the three styles, mostly the one that the docstring's form suggests."""
         reduce: Any = self.chain.reduce.op if self.chain.reduce else None
         can_loop = (reduce is None and not self.chain.arrange) or (reduce and reduce.loop)
         if reduce and not reduce.code:
@@ -400,7 +422,7 @@ def _returns(chain: Chain, element: str) -> str:
     kinds = {"int": "int", "word": "str", "char": "str"}
     if chain.reduce is None:
         return f"list[{kinds[element]}]"
-    name = chain.reduce.op.returns  # type: ignore[union-attr]
+    name = chain.reduce.op.returns
     return f"{kinds[element]} | None" if name == "any" else name
 
 
@@ -411,8 +433,9 @@ def _words(chain: Chain) -> list[str]:
 
 
 def chain_problem(rng: random.Random) -> Draft:
+    """One chain over one source."""
     names = Names(rng)
-    size = rng.choice((1, 1, 2, 2, 2, 3))
+    size = rng.choice((1, 2, 2, 3, 3, 4))
     chain = draw_chain(rng, names, list(SOURCES), size, rng.random() < 0.6)
     in_steps = not nounable(chain) or rng.random() < 0.4
     text = recipe(rng, chain) if in_steps else sentence(rng, noun(rng, chain))
@@ -425,7 +448,7 @@ def chain_problem(rng: random.Random) -> Draft:
 
 def _reducing(rng: random.Random, names: Names, source: Source, params: tuple[str, ...]) -> Chain:
     chain = Chain(source, params, list(source.params))
-    element = _draw_elements(rng, chain, rng.choice((0, 1)), names)
+    element = _draw_elements(rng, chain, rng.choice((0, 1, 1, 2)), names, True)
     _draw_reduce(rng, chain, element, names, inline=True)
     return chain
 
@@ -451,7 +474,7 @@ def conditional_problem(rng: random.Random) -> Draft:
 
 def _single(step: Step, rng: random.Random) -> str:
     """A map's wording for one value instead of many."""
-    text: str = rng.choice(step.op.steps).format(c=step.constant)  # type: ignore[union-attr]
+    text: str = rng.choice(step.op.steps).format(c=step.constant)
     for many, one in (("each one", "it"), ("each of them", "it"), ("each ", "its "),
                       ("those ", "it when ")):  # fmt: skip
         text = text.replace(many, one)
@@ -459,13 +482,13 @@ def _single(step: Step, rng: random.Random) -> str:
 
 
 def scalar_problem(rng: random.Random) -> Draft:
-    """Two to four maps on one number or one string, then perhaps a question about the result."""
+    """Two to five maps on one number or one string, then perhaps a question about the result."""
     names = Names(rng)
     kind, element = rng.choice((("size", "int"), ("text", "word")))
     source = Source("scalar", element, (kind,), (), (), "{0}", "number" if kind == "size" else "")
     chain = Chain(source, (names.take(kind),), [kind])
     ops = [op for op in MAPS if op.element == element == op.gives]
-    for op in rng.sample(ops, rng.choice((2, 2, 3, 3, 4))):
+    for op in rng.sample(ops, rng.choice((2, 3, 3, 4, 4, 5))):
         chain.elements.append(Step(op, _constant(rng, op, chain, names)))
     told = [_single(step, rng) for step in chain.elements]
     ask = _question(rng, chain, names, element)
@@ -488,9 +511,7 @@ def _question(
     return "is " + op.clauses[0][4:].format(c=step.constant), step, op.key
 
 
-def _scalar_lines(
-    rng: random.Random, chain: Chain, used: list[str], ask: Step | None
-) -> list[str]:
+def _scalar_lines(rng: random.Random, chain: Chain, used: list[str], ask: Step | None) -> list[str]:
     lines, value = [], chain.params[0]
     result = rng.choice([n for n in ("result", "value", "y", "out") if n not in used])
     in_steps = rng.random() < 0.6
@@ -546,6 +567,7 @@ def _prompt(signature: str, docstring: str) -> str:
 
 
 def finish(rng: random.Random, draft: Draft, reserved: bool) -> Problem:
+    """Gives a draft its name, signature and docstring."""
     name = function_name(rng, draft.words, reserved)
     signature, text = _signature(rng, name, draft), _given(rng, draft)
     body = "".join(f"    {line}\n" for line in draft.lines)
@@ -566,6 +588,7 @@ def _with_example(
 
 
 def draw(seed: int, reserved: bool) -> Problem:
+    """The problem of a seed, from any part, with a name of the held-out part if `reserved`."""
     rng = random.Random(seed)
     families = (chain_problem, chain_problem, chain_problem, conditional_problem, scalar_problem)
     return finish(rng, rng.choice(families)(rng), reserved)
@@ -600,6 +623,7 @@ _ARGUMENTS: dict[str, Callable[[random.Random], Any]] = {
 
 
 def sample_arguments(rng: random.Random, kinds: tuple[str, ...]) -> list[Any]:
+    """Random arguments for parameters of these kinds."""
     return [_ARGUMENTS[kind](rng) for kind in kinds]
 
 
@@ -655,6 +679,7 @@ def held_out_problems() -> tuple[Problem, ...]:
 
 @cache
 def held_out_behaviours() -> frozenset[str]:
+    """The fingerprints of the published problems."""
     return frozenset(behaviour(problem) for problem in held_out_problems())
 
 

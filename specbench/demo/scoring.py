@@ -71,7 +71,7 @@ def passes(program: str) -> bool:
             [sys.executable, "-I", "-c", program],
             timeout=2 * CPU_SECONDS,
             capture_output=True,
-            preexec_fn=_limit,  # noqa: PLW1509 - the limits must hold before the program starts
+            preexec_fn=_limit,
         )
     except subprocess.TimeoutExpired:
         return False
@@ -93,6 +93,8 @@ def pass_rate(problems: list[dict[str, str]], bodies: list[str]) -> float:
 
 @dataclass
 class Counts:
+    """What a run of speculative sampling counted."""
+
     steps: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -118,6 +120,7 @@ class Rows:
             self.ids[row, : len(prompt)] = torch.tensor(prompt, device=device)
 
     def write(self, offset: int, values: torch.Tensor) -> None:
+        """Puts values (B,) behind the sequences, `offset` tokens further on."""
         self.ids.scatter_(1, (self.lengths + offset)[:, None], values[:, None])
 
     def probabilities(self, model: Any, count: int, offset: int) -> torch.Tensor:

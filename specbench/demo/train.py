@@ -2,18 +2,17 @@
 
 `lm` trains the pair `demo-lm` from scratch (grammar problems and the standard library), measures
 it, and writes two model directories, metrics.json and MODEL_CARD.md. `data` writes the held-out
-problems and functions as JSONL. Both take the standard library to read with `--stdlib`.
+problems and functions as JSONL. Both read the standard library of the running Python, or the one
+that `--stdlib` names; a library is parsed in full only by a Python of its own version.
 """
 
 import argparse
 import json
+import logging
 import platform
 import re
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from itertools import repeat
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,207 +20,40 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from specbench.demo import corpus, fitting, grammar, scoring
+from specbench.demo import corpus, dataset, fitting, scoring
 from specbench.demo.card import write_card
-from specbench.demo.fitting import DRAFT, TARGET, Fit, Loss, Schedule
+from specbench.demo.dataset import Data, code_examples, summary_examples
+from specbench.demo.fitting import DRAFT, TARGET, Control, Fit, Pair, Trainer
 from specbench.demo.prompts import code_prompt, summarization_prompt
-from specbench.demo.tokens import Example, Tokens, encode, plan, store, train_tokenizer
+from specbench.demo.recipe import FULL, SMOKE, Recipe
+from specbench.demo.tokens import (
+    WIDTHS,
+    Example,
+    Kind,
+    Tokens,
+    encode,
+    plan,
+    store,
+    train_tokenizer,
+)
 
 HERE = Path(__file__).parent
 GAMMA = 4
 MAX_SUMMARY = 40
-MAX_BODY = 160
-CHUNK = 4000
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Every number that a run depends on."""
-
-    seed: int = 20261122
-    problems: int = 900_000
-    reverse_every: int = 12
-    summary_epochs: int = 10
-    source_epochs: int = 2
-    functions: int = 1_000_000
-    test_sources: int = 16_000
-    prompt_weight: float = 0.2
-    validation: int = 240
-    budget: int = 32_768
-    measured: int = 1000
-    sharpening: float = 0.6
-    distilled_problems: int = 350_000
-    samples: int = 5
-    sample_rows: int = 2048
-    distill_epochs: int = 3
-    variation_weight: float = 1.0
-    target: Schedule = Schedule(rate=3e-3, seconds=170)
-    draft: Schedule = Schedule(rate=5e-3, seconds=110, noise=0.1)
-
-
-FULL = Recipe()
-SMOKE = replace(
-    FULL, problems=600, summary_epochs=1, source_epochs=1, functions=60,
-    test_sources=0, measured=4, validation=8,
-    budget=2048, distilled_problems=200, samples=1, sample_rows=16, distill_epochs=1,
-    target=Schedule(rate=3e-3, warmup=3, seconds=25, checks=2),
-    draft=Schedule(rate=5e-3, warmup=3, seconds=12, checks=2, noise=0.1),
-)  # fmt: skip
-
-
-# --- data ----------------------------------------------------------------------------------
-
-
-@dataclass
-class Data:
-    """Everything drawn before training; a problem is (prompt, body, docstring's first line)."""
-
-    problems: list[tuple[str, str, str]]
-    validation_problems: list[tuple[str, str, str]]
-    held_out_problems: list[dict[str, str]]
-    summaries: list[corpus.Function]
-    sources: list[corpus.Function]
-    validation_functions: list[corpus.Function]
-    held_out_functions: list[dict[str, str]]
-
-
-def _told(problem: grammar.Problem) -> tuple[str, str, str]:
-    return problem.prompt, problem.body, problem.docstring.split("\n")[0]
-
-
-def _problems(span: tuple[int, int]) -> list[tuple[str, str, str]]:
-    return [_told(problem) for problem in grammar.training_problems(*span)]
-
-
-def _validation_problems(count: int) -> list[tuple[str, str, str]]:
-    """Held-out combinations that are not published."""
-    published = grammar.held_out_behaviours()
-    found, seed = [], 2 * grammar.SEED_STRIDE
-    while len(found) < count:
-        seed += 1
-        problem = grammar.draw(seed, reserved=True)
-        if grammar.held_out(problem.combination) and grammar.behaviour(problem) not in published:
-            found.append(_told(problem))
-    return found
-
-
-def code_rows() -> list[dict[str, str]]:
-    """The held-out problems in HumanEval's fields."""
-    return [
-        {
-            "task_id": f"demo/{number}",
-            "prompt": problem.prompt,
-            "entry_point": problem.name,
-            "canonical_solution": problem.body,
-            "test": grammar.check_source(problem),
-        }
-        for number, problem in enumerate(grammar.held_out_problems())
-    ]
-
-
-def summarization_rows(functions: list[corpus.Function]) -> list[dict[str, str]]:
-    """The held-out functions: source in, the docstring's first line out."""
-    return [
-        {
-            "id": f"demo/{number}",
-            "name": function.name,
-            "module": function.module,
-            "source": function.source,
-            "reference": function.summary,
-        }
-        for number, function in enumerate(corpus.held_out_summaries(functions))
-    ]
-
-
-def gather(recipe: Recipe, stdlib: Path) -> Data:
-    """Draws the problems on all cores while one of them reads the library."""
-    starts = range(0, recipe.problems, CHUNK)
-    spans = [(start, min(start + CHUNK, recipe.problems)) for start in starts]
-    with ProcessPoolExecutor() as pool:
-        reading = pool.submit(corpus.library, stdlib)
-        drawn = list(pool.map(_problems, spans))
-        functions = reading.result()
-    allowed = corpus.training_functions(functions)
-    plain = corpus.without_summary(allowed)
-    tests = [f for f in plain if f.is_test][: recipe.test_sources]
-    return Data(
-        problems=[problem for chunk in drawn for problem in chunk],
-        validation_problems=_validation_problems(recipe.validation),
-        held_out_problems=code_rows()[: recipe.measured],
-        summaries=corpus.with_summary(allowed)[: recipe.functions],
-        sources=[f for f in plain if not f.is_test][: recipe.functions] + tests,
-        validation_functions=corpus.validation_functions(functions)[: recipe.validation],
-        held_out_functions=summarization_rows(functions)[: recipe.measured],
-    )
-
-
-def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-
-
-# --- examples ------------------------------------------------------------------------------
-
-
-def code_examples(problems: list[tuple[str, str, str]]) -> list[Example]:
-    return [Example(code_prompt(prompt), body) for prompt, body, _ in problems]
-
-
-def reverse_examples(problems: list[tuple[str, str, str]]) -> list[Example]:
-    """Body to docstring, for problems: the summarization task on code that is easy to read."""
-    return [
-        Example(summarization_prompt(f"# demo\n{prompt.split(chr(10))[0]}\n{body}"), line)
-        for prompt, body, line in problems
-    ]
-
-
-def summary_examples(functions: list[corpus.Function], noisy: bool = True) -> list[Example]:
-    return [Example(summarization_prompt(f.source), f.summary, noisy) for f in functions]
-
-
-def source_examples(functions: list[corpus.Function]) -> list[Example]:
-    """Undocumented functions: only their source is learnt."""
-    return [Example(summarization_prompt(f.source), "", True) for f in functions]
-
-
-def _tokenizer_texts(data: Data) -> Iterator[str]:
-    """About as much of the one ability as of the other."""
-    for function in data.summaries + data.sources:
-        yield function.source
-        yield from repeat(function.summary, 4)
-    for prompt, body, _ in data.problems[:20_000]:
-        yield prompt
-        yield body
-
-
-def target_tokens(tokenizer: Any, data: Data, recipe: Recipe) -> tuple[Tokens, list[int]]:
-    """The target's examples, and the numbers of those to train on, once per epoch."""
-    groups = [
-        (code_examples(data.problems), 1),
-        (reverse_examples(data.problems[:: recipe.reverse_every]), 1),
-        (summary_examples(data.summaries), recipe.summary_epochs),
-        (source_examples(data.sources), recipe.source_epochs),
-    ]
-    examples = [example for group, _ in groups for example in group]
-    order: list[int] = []
-    first = 0
-    for group, epochs in groups:
-        order += list(range(first, first + len(group))) * epochs
-        first += len(group)
-    return encode(tokenizer, examples), order
+MAX_BODY = 160  # tokens; one problem in a thousand needs more than 128
+log = logging.getLogger(__name__)
 
 
 # --- training ------------------------------------------------------------------------------
 
 
-def _checks(
-    tokenizer: Any, data: Data, device: str, summary_weight: float = 0.3
-) -> Any:
+def _checks(tokenizer: Any, data: Data, device: str, summary_weight: float = 0.3) -> Any:
     """Validation losses; the summaries' count less, being several times larger."""
     code = encode(tokenizer, code_examples(data.validation_problems)).to(device)
     functions = encode(tokenizer, summary_examples(data.validation_functions)).to(device)
     pad = tokenizer.pad_token_id
 
-    def check(model: Any) -> dict[str, float]:
+    def check(model: Any, done: float) -> dict[str, float]:
         with fitting.autocast(device):
             summary = fitting.completion_loss(model, functions, pad)
             return {
@@ -234,44 +66,33 @@ def _checks(
 
 
 def train_target(tokenizer: Any, data: Data, recipe: Recipe, device: str) -> tuple[Any, Fit]:
-    tokens, order = target_tokens(tokenizer, data, recipe)
+    """Stage 1: next tokens of problems, functions and their summaries."""
+    tokens, order = dataset.target_tokens(tokenizer, data, recipe)
     batches = plan(tokens, order, recipe.budget, recipe.seed)
-    print(f"target: {len(order)} examples, {len(batches)} batches", flush=True)
+    log.info("target: %d examples, %d batches", len(order), len(batches))
     model = fitting.new_model(TARGET, recipe.seed).to(device)
     if device == "cuda":
         fitting.compile_layers(model)
-    report = fitting.fit(
-        model, tokens.to(device), batches, fitting.language_loss(recipe.prompt_weight),
-        recipe.target, _checks(tokenizer, data, device), tokenizer.pad_token_id,
-    )  # fmt: skip
+    loss = fitting.language_loss(recipe.prompt_weight)
+    trainer = Trainer(model, tokens.to(device), loss, recipe.target, tokenizer.pad_token_id)
+    report = fitting.fit(trainer, batches, _checks(tokenizer, data, device))
     return model, report
 
 
-def sharpen(model: Any, temperature: float) -> None:
-    """Folds a sampling temperature into the weights: the logits grow by its inverse."""
-    with torch.no_grad():
-        model.model.norm.weight.mul_(1 / temperature)
-
-
-def _ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-    return ids
-
-
 def sampled_tokens(
-    tokenizer: Any,
-    target: Any,
-    prompts: list[str],
-    longest: int,
-    rows_at_once: int,
-    noisy: bool = False,
+    tokenizer: Any, target: Any, prompts: list[str], longest: int, rows_at_once: int
 ) -> Tokens:
     """The prompts with one completion each, sampled from the target at temperature 1."""
-    outputs = scoring.generate(target, tokenizer, prompts, longest, True, rows_at_once)
+    ready = tokenizer(prompts)["input_ids"]
+    short = [i for i, ids in enumerate(ready) if len(ids) <= WIDTHS[-1]]
+    texts = [prompts[i] for i in short]
+    outputs = scoring.generate(target, tokenizer, texts, longest, True, rows_at_once)
     end = [tokenizer.eos_token_id]
-    ready = [_ids(tokenizer, prompt) for prompt in prompts]
-    pairs = [(p, o + end if len(o) < longest else o) for p, o in zip(ready, outputs, strict=True)]
-    return store(pairs, [noisy] * len(pairs))
+    pairs = [
+        (ready[i], rest + end if len(rest) < longest else rest)
+        for i, rest in zip(short, outputs, strict=True)
+    ]
+    return store(pairs, [Kind.SAMPLED] * len(pairs))
 
 
 def joined(parts: list[Tokens]) -> Tokens:
@@ -280,29 +101,33 @@ def joined(parts: list[Tokens]) -> Tokens:
     for part in parts:
         offsets.append(offsets[-1] + len(part.flat))
     starts = [part.starts + offset for part, offset in zip(parts, offsets, strict=False)]
-    columns = [torch.cat([getattr(p, n) for p in parts]) for n in ("lengths", "prompts", "noisy")]
+    columns = [torch.cat([getattr(p, n) for p in parts]) for n in ("lengths", "prompts", "kinds")]
     return Tokens(torch.cat([p.flat for p in parts]), torch.cat(starts), *columns)
 
 
-def distillation_tokens(
+def paired_tokens(
     tokenizer: Any, target: Any, data: Data, recipe: Recipe
 ) -> tuple[Tokens, list[int]]:
-    """Problems with their bodies, and functions with summaries sampled from the target.
+    """Functions with a summary, some without and a sampled one, and problems with their bodies.
 
-    Mostly functions without a docstring: the target has not learnt a summary of them by heart,
-    so its law there is like its law on functions it never saw.
+    The functions without a docstring matter most: the target has learnt no summary of them by
+    heart, so its law there is like its law on functions that it never saw.
     """
     plain = [f for f in data.sources if not f.is_test] * recipe.samples
-    others = [f for f in data.sources if f.is_test] + data.summaries * 2
+    others = [f for f in data.sources if f.is_test]
     prompts = [summarization_prompt(f.source) for f in plain + others]
-    summaries = sampled_tokens(tokenizer, target, prompts, MAX_SUMMARY, recipe.sample_rows, True)
-    code = encode(tokenizer, code_examples(data.problems[-recipe.distilled_problems :]))
-    numbers = list(range(len(summaries))) * recipe.distill_epochs
-    return joined([summaries, code]), numbers + [len(summaries) + i for i in range(len(code))]
+    sampled = sampled_tokens(tokenizer, target, prompts, MAX_SUMMARY, recipe.sample_rows)
+    known = encode(tokenizer, summary_examples(data.summaries))
+    code = encode(tokenizer, code_examples(data.problems[-recipe.paired_problems :]))
+    functions = len(sampled) + len(known)
+    order = list(range(functions)) * recipe.paired_epochs
+    return joined([sampled, known, code]), order + [functions + i for i in range(len(code))]
 
 
-def _distance_check(tokenizer: Any, target: Any, data: Data, recipe: Recipe, device: str) -> Any:
-    """Total variation between target and draft on validation prompts, both abilities."""
+def _pair_check(
+    tokenizer: Any, target: Any, data: Data, recipe: Recipe, device: str, control: Control
+) -> Any:
+    """Total variation on validation prompts, continued by the target as it was at the start."""
     prompts = {
         "code": [code_prompt(p) for p, _, _ in data.validation_problems],
         "summary": [summarization_prompt(f.source) for f in data.validation_functions],
@@ -311,35 +136,43 @@ def _distance_check(tokenizer: Any, target: Any, data: Data, recipe: Recipe, dev
         key: sampled_tokens(tokenizer, target, texts, MAX_BODY, recipe.sample_rows).to(device)
         for key, texts in prompts.items()
     }
-    pad = tokenizer.pad_token_id
+    losses = _checks(tokenizer, data, device)
 
-    def check(draft: Any) -> dict[str, float]:
+    def check(pair: Any, done: float) -> dict[str, float]:
         with fitting.autocast(device):
-            return {
-                f"validation_{key}": fitting.variation(target, draft, tokens, pad)
+            found = {
+                key: fitting.variation(pair.target, pair.draft, tokens, tokenizer.pad_token_id)
                 for key, tokens in stores.items()
             }
+        control.update(found["summary"], found["code"], done)
+        told = {"lean": control.lean, "code_weight": control.code_weight}
+        scores = {f"{role}_{key}": value for role in ("target", "draft")
+                  for key, value in losses(getattr(pair, role), done).items()}  # fmt: skip
+        return {f"distance_{key}": value for key, value in found.items()} | told | scores
 
     return check
 
 
-def train_draft(
-    tokenizer: Any, target: Any, data: Data, recipe: Recipe, device: str
+def train_pair(
+    tokenizer: Any, base: Any, data: Data, recipe: Recipe, device: str
 ) -> tuple[Any, Fit]:
+    """A new draft and a copy of the given target, together; `base` itself stays as it is."""
     torch.manual_seed(recipe.seed + 1)
-    began = time.monotonic()
-    tokens, order = distillation_tokens(tokenizer, target, data, recipe)
-    check = _distance_check(tokenizer, target, data, recipe, device)
-    print(f"sampled in {time.monotonic() - began:.0f}s", flush=True)
+    target = fitting.uncompiled(base).to(torch.bfloat16 if device == "cuda" else torch.float32)
+    control = Control(recipe.summary_goal, recipe.code_goal)
+    tokens, order = paired_tokens(tokenizer, target, data, recipe)
+    check = _pair_check(tokenizer, target, data, recipe, device, control)
     batches = plan(tokens, order, recipe.budget, recipe.seed + 1)
-    print(f"draft: {len(order)} examples, {len(batches)} batches", flush=True)
-    model = fitting.new_model(DRAFT, recipe.seed + 1).to(device)
+    log.info("pair: %d examples, %d batches", len(order), len(batches))
+    draft = fitting.new_model(DRAFT, recipe.seed + 1).to(device)
+    pair = Pair(fitting.uncompiled(base).train(), draft)
     if device == "cuda":
-        fitting.compile_layers(model)
-    loss: Loss = fitting.distillation_loss(target, recipe.variation_weight)
-    report = fitting.fit(model, tokens.to(device), batches, loss, recipe.draft, check,
-                         tokenizer.pad_token_id)  # fmt: skip
-    return model, report
+        for model in (pair.target, pair.draft, target):
+            fitting.compile_layers(model)
+    loss = fitting.agreement_loss(target, control)
+    trainer = Trainer(pair, tokens.to(device), loss, recipe.pair, tokenizer.pad_token_id)
+    report = fitting.fit(trainer, batches, check)
+    return pair, report
 
 
 # --- writing and measuring -----------------------------------------------------------------
@@ -357,6 +190,7 @@ def export(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def load(folder: Path, device: str) -> tuple[Any, Any]:
+    """A model directory in float32, and its tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval().to(device), AutoTokenizer.from_pretrained(folder)
 
@@ -384,12 +218,16 @@ def quality(model: Any, tokenizer: Any, data: Data, device: str) -> dict[str, An
     }  # fmt: skip
 
 
-def agreement(target: Any, draft: Any, tokenizer: Any, prompts: list[str], longest: int) -> dict[str, float]:
+def agreement(
+    target: Any, draft: Any, tokenizer: Any, prompts: list[str], longest: int
+) -> dict[str, float]:
     """Overlap along sampled continuations of the target, and counted acceptance at gamma 4."""
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     outputs = scoring.generate(target, tokenizer, prompts, longest, sample=True)
-    ready = [_ids(tokenizer, prompt) for prompt in prompts]
-    whole = [p + o + ([end] if len(o) < longest else []) for p, o in zip(ready, outputs, strict=True)]
+    ready = tokenizer(prompts)["input_ids"]
+    whole = [
+        p + o + ([end] if len(o) < longest else []) for p, o in zip(ready, outputs, strict=True)
+    ]
     counts = scoring.acceptance(target, draft, ready, GAMMA, longest, end, pad)
     return {
         "overlap": scoring.overlap(target, draft, whole, [len(p) for p in ready]),
@@ -416,6 +254,7 @@ def evaluate(folder: Path, data: Data, device: str, seed: int) -> dict[str, Any]
 
 
 def environment(device: str, stdlib: Path) -> dict[str, str]:
+    """What a run depends on besides the recipe."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
         "torch": torch.__version__,
@@ -433,41 +272,34 @@ def stdlib_version(stdlib: Path) -> str:
     return found.group() if found else "unknown"
 
 
-def _told_fit(report: Fit) -> dict[str, Any]:
-    return asdict(report)
+def base_target(
+    recipe: Recipe, data: Data, device: str, reuse: Path | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The target before it meets the draft, its tokenizer, and how its training went."""
+    if reuse:
+        model, tokenizer = load(reuse, device)
+        return model, tokenizer, json.loads((reuse / "fit.json").read_text("utf-8"))
+    tokenizer = train_tokenizer(dataset.tokenizer_texts(data))
+    model, report = train_target(tokenizer, data, recipe, device)
+    return fitting.uncompiled(model), tokenizer, asdict(report)
 
 
 def run_lm(arguments: argparse.Namespace) -> None:
+    """The whole recipe, from the seeds to the card."""
     recipe = SMOKE if arguments.smoke else FULL
-    if arguments.sharpening:
-        recipe = replace(recipe, sharpening=arguments.sharpening)
     torch.set_float32_matmul_precision("high")
     device, output, began = arguments.device, arguments.output, time.monotonic()
-    data = gather(recipe, arguments.stdlib)
-    seconds = {"data": time.monotonic() - began}
-    print(f"{len(data.problems)} problems, {len(data.summaries)} summaries, {len(data.sources)} "
-          f"sources in {seconds['data']:.0f}s", flush=True)  # fmt: skip
-    fits: dict[str, Any] = {}
-    if arguments.reuse_target:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.reuse_target)
-        target = AutoModelForCausalLM.from_pretrained(arguments.reuse_target, dtype=torch.float32)
-        target.to(device)
-        earlier = json.loads((arguments.reuse_target.parent / "metrics.json").read_text("utf-8"))
-        fits["target"] = earlier["fits"]["target"]
-        # undo the sharpening of the earlier run before applying this one's
-        sharpen(target, 1 / earlier["recipe"]["sharpening"])
-    else:
-        tokenizer = train_tokenizer(_tokenizer_texts(data))
-        model, report = train_target(tokenizer, data, recipe, device)
-        target, fits["target"] = fitting.uncompiled(model), _told_fit(report)
-    sharpen(target, recipe.sharpening)
-    export(target, tokenizer, output / "target")
-    teacher, _ = load(output / "target", device)
-    teacher = teacher.to(torch.bfloat16) if device == "cuda" else teacher
-    draft, report = train_draft(tokenizer, teacher, data, recipe, device)
-    fits["draft"] = _told_fit(report)
-    export(draft, tokenizer, output / "draft")
-    reused = " (the target was trained in an earlier run)" if arguments.reuse_target else ""
+    data = dataset.gather(recipe, arguments.stdlib)
+    log.info("%d problems, %d summaries", len(data.problems), len(data.summaries))
+    base, tokenizer, report = base_target(recipe, data, device, arguments.reuse_base)
+    if arguments.keep_base:
+        export(base, tokenizer, arguments.keep_base)
+        (arguments.keep_base / "fit.json").write_text(json.dumps(report), "utf-8")
+    pair, paired = train_pair(tokenizer, base, data, recipe, device)
+    export(pair.target, tokenizer, output / "target")
+    export(pair.draft, tokenizer, output / "draft")
+    fits = {"target": report, "pair": asdict(paired)}
+    reused = " (the target's first stage was run before)" if arguments.reuse_base else ""
     finish(output, recipe, data, fits, device, arguments.stdlib, began, reused)
 
 
@@ -476,6 +308,7 @@ def finish(
     began: float, reused: str,
 ) -> None:  # fmt: skip
     """Measures the pair and writes metrics.json and the card."""
+    held_out = evaluate(output, data, device, recipe.seed)
     metrics = {
         "recipe": asdict(recipe),
         "environment": environment(device, stdlib),
@@ -483,32 +316,36 @@ def finish(
                  "sources": len(data.sources)},
         "shapes": {"target": asdict(TARGET), "draft": asdict(DRAFT)},
         "fits": fits,
-        "held_out": evaluate(output, data, device, recipe.seed),
+        "held_out": held_out,
         "total_seconds": time.monotonic() - began,
         "reused": reused,
     }  # fmt: skip
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", "utf-8")
     write_card(output / "MODEL_CARD.md", metrics)
-    shown = {k: v for k, v in metrics["held_out"].items()}  # type: ignore[attr-defined]
-    print(json.dumps(shown, indent=1), f"\ntotal {metrics['total_seconds']:.0f}s", flush=True)
+    log.info("%s\ntotal %.0f s", json.dumps(held_out, indent=1), metrics["total_seconds"])
 
 
 def run_data(arguments: argparse.Namespace) -> None:
+    """Writes the two JSONL files."""
     functions = corpus.library(arguments.stdlib)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    write_rows(arguments.output / "code.jsonl", code_rows())
-    write_rows(arguments.output / "summarization.jsonl", summarization_rows(functions))
+    dataset.write_rows(arguments.output / "code.jsonl", dataset.code_rows())
+    rows = dataset.summarization_rows(functions)
+    dataset.write_rows(arguments.output / "summarization.jsonl", rows)
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line; each part of the demo has a command."""
     top = argparse.ArgumentParser(prog="specbench.demo.train", description=__doc__)
     commands = top.add_subparsers(required=True)
     lm = commands.add_parser("lm", help="train, measure and export the pair demo-lm")
     lm.add_argument("--output", type=Path, default=HERE / "lm")
     lm.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     lm.add_argument("--smoke", action="store_true", help="a minute on a CPU: every step, no skill")
-    lm.add_argument("--reuse-target", type=Path, help="distil a new draft from this target")
-    lm.add_argument("--sharpening", type=float, help="temperature folded into the target")
+    lm.add_argument(
+        "--keep-base", type=Path, help="also write the target before it meets the draft"
+    )
+    lm.add_argument("--reuse-base", type=Path, help="start from such a target")
     lm.set_defaults(run=run_lm)
     data = commands.add_parser("data", help="write the held-out problems and functions")
     data.add_argument("--output", type=Path, default=HERE)
@@ -519,6 +356,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Parses the command line and runs the command."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     arguments = parser().parse_args()
     arguments.run(arguments)
 

@@ -29,6 +29,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Filter:
+    """Keeps elements: an adjective before the noun, or a clause "that ..." behind it."""
+
     key: str
     element: str
     adjective: str
@@ -40,6 +42,8 @@ class Filter:
 
 @dataclass(frozen=True)
 class Map:
+    """Changes each element into one of kind `gives`."""
+
     key: str
     element: str
     gives: str
@@ -52,6 +56,8 @@ class Map:
 
 @dataclass(frozen=True)
 class Arrange:
+    """Reorders or cuts the list; `named` needs the list more than once."""
+
     key: str
     nouns: tuple[str, ...]
     steps: tuple[str, ...]
@@ -76,6 +82,9 @@ class Reduce:
     loop: tuple[str, str, str] | None = None
     constants: tuple[int | str, ...] = ()
 
+
+# A table reads better with one entry to a line or two.
+# fmt: off
 
 def _ints(key: str, params: tuple[str, ...], heads: str, tails: str, code: str, word: str,
           is_list: bool = True) -> Source:
