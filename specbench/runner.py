@@ -1,8 +1,8 @@
 """Runs a scenario's cases and turns what happened into rows.
 
-Order: repeat by repeat, block by block. A block is everything that differs in the method alone; in it
-the methods are interleaved sample by sample, A B C … then … C B A, so that drift of the machine hits
-all of them alike. Each finished block is a part on disk.
+Order: repeat by repeat, block by block. A block is everything that differs in method and γ alone; in
+it all cases are interleaved sample by sample, A B C … then … C B A, so that drift of the machine hits
+all of them alike, γ = 0 too. Each finished round over a block's cases is a part on disk.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +33,6 @@ from specbench.telemetry.environment import cpu_model
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 from specbench.telemetry.spans import SpanRecorder, Spans
 
-WARMUP_TOKENS = 12
 Row = dict[str, Any]
 
 
@@ -145,10 +145,12 @@ def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(scenario.cpu_threads or threads)
-        for (pair_name, dtype), group in itertools.groupby(cases, lambda c: (c.pair, c.dtype)):
-            talk.stage(f"loading {pair_name}")
-            pair = load_pair(todo.specs[pair_name], str(todo.device), dtype)
-            _PairRun(todo, pair, list(group), writer, talk, outcome, finished).run()
+        # Events are recorded in the current device's stream: it must be the one that works.
+        with torch.cuda.device(todo.device) if todo.device.type == "cuda" else nullcontext():
+            for (pair_name, dtype), group in itertools.groupby(cases, lambda c: (c.pair, c.dtype)):
+                talk.stage(f"loading {pair_name}")
+                pair = load_pair(todo.specs[pair_name], str(todo.device), dtype)
+                _PairRun(todo, pair, list(group), writer, talk, outcome, finished).run()
     except KeyboardInterrupt:
         outcome.interrupted = True
     finally:
@@ -194,17 +196,16 @@ class _PairRun:
                     self._run_block(list(block), repeat)
 
     def _run_block(self, block: list[Case], repeat: int) -> None:
-        rows: list[Row] = []
         policies = {case.case_id: make_policy(case.gamma) for case in block}
-        try:
-            for index, batch in enumerate(self._batches(block[0])):
-                order = block if (index + repeat) % 2 == 0 else block[::-1]
-                for case in order:
+        for index, batch in enumerate(self._batches(block[0])):
+            rows: list[Row] = []
+            try:
+                for case in block if (index + repeat) % 2 == 0 else block[::-1]:
                     if not self._is_finished(case, repeat, batch):
                         rows += self._run_batch(case, policies[case.case_id], repeat, index, batch)
                     self.talk.advance(len(batch), f"{case.method} γ={case.gamma}")
-        finally:
-            self.writer.write(rows)
+            finally:
+                self.writer.write(rows)
 
     def _run_batch(
         self, case: Case, policy: GammaPolicy, repeat: int, index: int, batch: Sequence[Sample]
@@ -225,14 +226,10 @@ class _PairRun:
         return rows
 
     def _decode(
-        self,
-        case: Case,
-        policy: GammaPolicy,
-        requests: Sequence[Request],
-        tokens: int | None = None,
+        self, case: Case, policy: GammaPolicy, requests: Sequence[Request]
     ) -> list[Generation]:
         decoding = Decoding(
-            tokens or case.max_new_tokens, case.temperature, case.top_k, case.top_p,
+            case.max_new_tokens, case.temperature, case.top_k, case.top_p,
             case.sigmoid_range or SIGMOID_RANGE,
         )  # fmt: skip
         return self.engine.generate(
@@ -244,10 +241,9 @@ class _PairRun:
         for case in self.cases:
             batch = next(self._batches(case))
             for _ in range(self.todo.scenario.warmup):
-                tokens = min(WARMUP_TOKENS, case.max_new_tokens)
                 try:
                     requests = [self._request(case, sample, 0) for sample in batch]
-                    self._decode(case, make_policy(case.gamma), requests, tokens)
+                    self._decode(case, make_policy(case.gamma), requests)
                 except Exception:
                     self._clear_memory()  # The measured run meets it again and records it.
 
@@ -264,10 +260,10 @@ class _PairRun:
     def _request(self, case: Case, sample: Sample, repeat: int) -> Request:
         """The seed depends on sample and repeat, not on method or γ: all methods meet the same luck."""
         prompt = self.pair.encode(sample.prompt)
-        limit = self.engine.target.max_positions
+        limit = self.engine.max_positions
         if limit is not None and len(prompt) + case.max_new_tokens > limit:
             raise InputError(
-                f"{len(prompt)} prompt tokens and {case.max_new_tokens} new ones exceed the model's "
+                f"{len(prompt)} prompt tokens and {case.max_new_tokens} new ones exceed the models' "
                 f"{limit} positions",
                 "Lower max_new_tokens.",
             )
@@ -340,9 +336,7 @@ class _PairRun:
 
 
 def _block_key(case: Case) -> tuple[Any, ...]:
-    return (
-        case.task, case.engine, case.attention, case.batch_size, case.temperature, case.gamma,
-    )  # fmt: skip
+    return case.task, case.engine, case.attention, case.batch_size, case.temperature
 
 
 def _case_row(todo: Plan, run_id: str, case: Case) -> Row:
@@ -396,6 +390,7 @@ def _counts(request: Request, generation: Generation) -> Row:
         "verify_steps": len(generation.step_drafted),
         "drafted": sum(generation.step_drafted),
         "accepted": sum(generation.step_accepted),
+        "step_gamma": generation.step_gamma,
         "step_drafted": generation.step_drafted,
         "step_accepted": generation.step_accepted,
     }

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from specbench.assets import scenarios_dir
 from specbench.errors import InputError, nearest, unknown_name
-from specbench.sampling.names import MAX_GAMMA, POLICIES, SIGMOID_RANGE
+from specbench.sampling.names import COLDEST, MAX_GAMMA, POLICIES, SIGMOID_RANGE
 
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})(?::([0-9]{1,9}))?")
 GAMMA_HINT = (
@@ -132,11 +132,22 @@ def _as_range(value: Any) -> tuple[float, float]:
 
 
 Once = AfterValidator(_each_once)
+
+
+def _not_too_cold(value: float) -> float:
+    if 0 < value < COLDEST:
+        raise InputError(
+            f"temperature {value:g} is too small",
+            f"Give 0, which is greedy, or at least {COLDEST:g}.",
+        )
+    return value
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1), Once]
 Gammas = Annotated[list[str], BeforeValidator(_as_gammas), Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # the result file's columns hold no more
 Counts = Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1), Once]
-Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_not_too_cold)]
 Temperatures = Annotated[list[Temperature], BeforeValidator(_as_numbers), Field(min_length=1), Once]
 Ranges = Annotated[
     list[tuple[float, float]], BeforeValidator(_as_ranges), Field(min_length=1), Once

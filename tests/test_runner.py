@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -274,10 +275,12 @@ class TestLuckAndOrder:
         there = ["baseline", "fused", "block"]
         assert order == [*there, *there[::-1], *there[::-1], *there]
 
-    def test_blocks_run_one_after_the_other(self, run, calls):
+    def test_gammas_are_interleaved_too_and_the_order_turns_with_every_sample(self, run, calls):
+        """Speed-up over γ = 0 compares neighbours, not the first minute with the last."""
         run(method="baseline,fused", gamma="1,2", samples=2, repeats=2)
         gammas = [policy.gamma for _, _, policy in calls]
-        assert gammas == [1] * 4 + [2] * 4 + [1] * 4 + [2] * 4
+        there, back = [1, 1, 2, 2], [2, 2, 1, 1]
+        assert gammas == there + back + back + there
 
     def test_warm_up_is_in_no_figure(self, run, calls):
         ran = run(warmup=2, gamma="1,2")
@@ -562,13 +565,21 @@ class TestDevice:
 
     @pytest.mark.usefixtures("two_gpus")
     def test_the_second_gpu_is_the_one_that_gets_the_models(self, tiny_pair, tmp_path, monkeypatch):
-        asked = []
+        """And the current one meanwhile: events are recorded in the current device's stream."""
+        asked, current = [], []
+
+        @contextmanager
+        def made_current(device):
+            current.append(device)
+            yield
+            current.pop()
 
         def spy(spec, device, dtype):
-            asked.append(torch.device(device))
+            asked.append((torch.device(device), *current))
             raise KeyboardInterrupt
 
         monkeypatch.setattr(runner, "load_pair", spy)
+        monkeypatch.setattr(torch.cuda, "device", made_current)
         todo = plan(Scenario(pair=tiny_pair.name, device="cuda:1"))
         execute(todo, RunWriter(tmp_path, "test", {}), Listener())
-        assert asked == [torch.device("cuda", 1)]
+        assert asked == [(torch.device("cuda", 1), torch.device("cuda", 1))]

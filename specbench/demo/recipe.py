@@ -6,7 +6,7 @@ from specbench.demo.fitting import Schedule
 
 TARGET_SCHEDULE = Schedule(rate=3e-3, seconds=150)
 PAIR_SCHEDULE = Schedule(
-    rate=5e-3, seconds=150, checks=24, noise=0.1, target_share=0.25, keep_best=False
+    rate=5e-3, seconds=190, checks=24, noise=0.1, target_share=0.25, keep_best=False
 )
 
 
@@ -30,11 +30,11 @@ class Recipe:
     validation: int = 240
     budget: int = 32_768
     measured: int = 1000
-    samples: int = 3
+    samples: int = 4
     sample_rows: int = 2048
-    paired_epochs: int = 6
+    paired_epochs: int = 9
     paired_problems: int = 100_000
-    summary_goal: float = 0.16
+    summary_goal: float = 0.18
     code_goal: float = 0.08
     target: Schedule = TARGET_SCHEDULE
     pair: Schedule = PAIR_SCHEDULE

@@ -30,6 +30,7 @@ class Generation:
         step_drafted: for each verify step, the drafts offered to the verifier: not past the token
             limit, and not past an end token among the drafts.
         step_accepted: for each step, the drafts kept.
+        step_gamma: for each step, the tokens that the draft model drafted.
         error: why the sequence could not go on.
     """
 
@@ -37,12 +38,22 @@ class Generation:
     finish_reason: str | None = None
     step_drafted: list[int] = field(default_factory=list)
     step_accepted: list[int] = field(default_factory=list)
+    step_gamma: list[int] = field(default_factory=list)
     error: str | None = None
 
     @property
     def done(self) -> bool:
         """Whether the sequence has ended, well or not."""
         return self.finish_reason is not None or self.error is not None
+
+
+@dataclass
+class Committed:
+    """A step of the sequences that ran in it: drafts kept, drafts offered; and who ended with it."""
+
+    accepted: list[int] = field(default_factory=list)
+    offered: list[int] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
 
 
 class Batch:
@@ -99,8 +110,12 @@ class Batch:
         )
 
     def positions(self, offset: int) -> Tensor:
-        """(B,): where each sequence's draft number `offset` stands; nowhere if the sequence is done."""
-        return torch.where(self._running, self.lengths + offset, self.capacity)
+        """(B,): where each sequence's draft number `offset` stands.
+
+        Nowhere if the sequence is done, or if it could not keep the draft: a neighbour drafts on.
+        """
+        place = self.lengths + offset
+        return torch.where(self._running & (place < self._limits), place, self.capacity)
 
     def feed(
         self, start: Tensor | int, width: int, until: Tensor | None = None
@@ -128,32 +143,30 @@ class Batch:
         room = (self._limits - self.lengths - 1).clamp(0, gamma)
         return torch.where(self._running, torch.minimum(room, before_end), 0)
 
-    def commit(self, result: Verification, offered: Tensor) -> tuple[list[int], list[int]]:
+    def commit(self, result: Verification, offered: Tensor, gamma: int) -> Committed:
         """Takes over a step's tokens; the one place where the host reads from the device.
 
         Args:
             result: of the step's verification.
             offered: (B,) the drafts that were offered to it.
-
-        Returns:
-            the accepted counts of the sequences that ran in this step, and the numbers of those that
-            ended with it.
+            gamma: the drafts that were made.
         """
         drafted = offered.tolist()
         tokens, counts = result.tokens.tolist(), result.num_accepted.tolist()
-        accepted: list[int] = []
-        ended: list[int] = []
+        step = Committed()
         for sequence, generation in enumerate(self._generations):
             if generation.done:
                 continue
             emitted = tokens[sequence][: counts[sequence] + 1]
             kept = self._append(generation, emitted, drafted[sequence], counts[sequence])
             self.held[sequence] += kept
-            accepted.append(generation.step_accepted[-1])
+            generation.step_gamma.append(gamma)
+            step.accepted.append(generation.step_accepted[-1])
+            step.offered.append(drafted[sequence])
             if generation.done:
-                ended.append(sequence)
+                step.ended.append(sequence)
         self._store(result.tokens)
-        return accepted, ended
+        return step
 
     def generations(self) -> list[Generation]:
         """What became of each request, in order."""
@@ -162,7 +175,10 @@ class Batch:
     def _append(self, generation: Generation, emitted: list[int], drafted: int, count: int) -> int:
         """Adds a step's tokens to one sequence; returns how many."""
         if emitted[-1] == -1:
-            generation.error = "the target's logits hold a NaN, a +inf, or nothing but -inf"
+            generation.error = (
+                "no token to emit: the target's logits hold a NaN, a +inf or nothing but -inf, "
+                "or the sigmoid range leaves none of them any weight"
+            )
             emitted = emitted[:-1]
         end = next((i for i, token in enumerate(emitted) if token in self._eos), None)
         if end is not None:

@@ -2,6 +2,7 @@
 
 One step, for sequences that hold n tokens each (n differs from sequence to sequence):
 
+    random   the step's random numbers, addressed by sequence and position
     draft    the draft model proposes γ tokens, one after the other
     target   one forward of the target scores token n−1 and the γ drafts: γ+1 rows of logits
     verify   a method keeps some drafts and adds one token (Leviathan et al., 2211.17192)
@@ -31,6 +32,7 @@ from specbench.sampling.philox import Purpose
 from specbench.sampling.policy import GammaPolicy
 from specbench.sampling.processing import process
 from specbench.sampling.registry import Method
+from specbench.sampling.step import Numbers, draw
 from specbench.sampling.verifier import Verification, run
 
 
@@ -65,6 +67,9 @@ class NativeEngine:
     def __init__(self, target: CausalModel, draft: CausalModel, eos_tokens: Sequence[int]) -> None:
         self.target, self.draft = target, draft
         self.eos_tokens = tuple(eos_tokens)
+        contexts = [model.max_positions for model in (target, draft)]
+        self.max_positions = min((limit for limit in contexts if limit), default=None)
+        """Tokens a sequence may hold: what both models can take; None if neither says."""
 
     @torch.inference_mode()
     def generate(
@@ -97,27 +102,30 @@ class NativeEngine:
         watch.mark("prefill")
         while batch.active:
             gamma = min(policy.gamma, batch.most_drafts())
+            noise, numbers = self._random(batch, gamma, policy, decoding)
+            watch.mark("random")
             draft_tokens, draft_logits = self._draft(
-                batch, draft_cache, gamma, temperature, decoding
+                batch, draft_cache, gamma, noise, temperature, decoding
             )
             offered = batch.worth_verifying(draft_tokens)
             watch.mark("draft")
             target_logits = self._score(batch, target_cache, draft_tokens, temperature, decoding)
             watch.mark("target")
             if policy.gamma == 0:
-                result = self._plain(batch, target_logits, temperature, decoding)
+                result = self._plain(target_logits, temperature, noise)
             else:
                 result = run(
                     method, target_logits, draft_logits, draft_tokens,
                     lengths=offered, temperature=decoding.temperature, seeds=batch.seeds,
                     positions=batch.lengths, sigmoid_range=decoding.sigmoid_range,
+                    numbers=numbers,
                 )  # fmt: skip
             watch.mark("verify")
-            accepted, ended = batch.commit(result, offered)
+            step = batch.commit(result, offered, gamma)
             watch.mark("commit")
-            for sequence in ended:
+            for sequence in step.ended:
                 watch.finished(sequence)
-            policy.update(accepted)
+            policy.update(step.accepted, step.offered)
         return batch.generations()
 
     @torch.inference_mode()
@@ -149,6 +157,7 @@ class NativeEngine:
         batch: Batch,
         cache: RaggedCache,
         gamma: int,
+        noise: Tensor | None,
         temperature: Tensor,
         decoding: Decoding,
     ) -> tuple[Tensor, Tensor]:
@@ -156,8 +165,6 @@ class NativeEngine:
         rows: list[Tensor] = []
         columns: list[Tensor] = []
         size = len(batch.held)
-        slots = torch.arange(gamma, device=self.target.device)
-        noise = self._noise(batch, Purpose.DRAFT, slots, decoding)
         for slot in range(gamma):
             if slot == 0:
                 tokens, positions = batch.feed(batch.lengths - 2, 2)
@@ -198,23 +205,35 @@ class NativeEngine:
         return process(
             logits.to(self.target.dtype), self.target.vocab_size, temperature,
             decoding.top_k, decoding.top_p,
+            shared=min(self.target.vocab_size, self.draft.vocab_size),
         )  # fmt: skip
 
-    def _noise(
-        self, batch: Batch, purpose: Purpose, slots: Tensor, decoding: Decoding
-    ) -> Tensor | None:
-        """(B, S, V) Gumbel noise; None where nothing is random."""
-        if decoding.temperature == 0 or len(slots) == 0:
-            return None
-        return drafting.gumbel(batch.seeds, batch.lengths, purpose, slots, self.target.vocab_size)
+    def _random(
+        self, batch: Batch, gamma: int, policy: GammaPolicy, decoding: Decoding
+    ) -> tuple[Tensor | None, Numbers | None]:
+        """What a step needs: Gumbel noise to sample with, and numbers to verify with.
+
+        In plain decoding the noise is (B, 1, V) and stands for the verifier's own token, so that γ = 0
+        and a step without drafts emit the same; else it is (B, γ, V). Nothing where nothing is random.
+        """
+        if decoding.temperature == 0:
+            return None, None
+        device, vocab = self.target.device, self.target.vocab_size
+        if policy.gamma == 0:
+            first = torch.zeros(1, dtype=torch.int64, device=device)
+            return drafting.gumbel(batch.seeds, batch.lengths, Purpose.RESIDUAL, first, vocab), None
+        numbers = draw(batch.seeds, batch.lengths, gamma, vocab)
+        if gamma == 0:
+            return None, numbers
+        slots = torch.arange(gamma, device=device)
+        return drafting.gumbel(batch.seeds, batch.lengths, Purpose.DRAFT, slots, vocab), numbers
 
     def _plain(
-        self, batch: Batch, target_logits: Tensor, temperature: Tensor, decoding: Decoding
+        self, target_logits: Tensor, temperature: Tensor, noise: Tensor | None
     ) -> Verification:
         """γ = 0: one token sampled from the target."""
         logits = target_logits[:, 0]
-        slot = torch.zeros(1, dtype=torch.int64, device=self.target.device)
-        noise = self._noise(batch, Purpose.RESIDUAL, slot, decoding)
         token = drafting.sample(logits, temperature, None if noise is None else noise[:, 0])
         valid = logits.amax(-1).isfinite()
-        return Verification(torch.where(valid, token, -1)[:, None], torch.zeros_like(batch.lengths))
+        nothing = torch.zeros(len(token), dtype=torch.int64, device=token.device)
+        return Verification(torch.where(valid, token, -1)[:, None], nothing)

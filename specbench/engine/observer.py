@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-Phase = Literal["prefill", "draft", "target", "verify", "commit"]
+Phase = Literal["prefill", "random", "draft", "target", "verify", "commit"]
 
 
 class Observer(Protocol):
-    """Hears of each boundary in the order of the loop: prefill, then draft, target, verify, commit."""
+    """Hears of each boundary in the order of the loop: prefill, then for each step the rest.
+
+    `random` is the drawing of a step's random numbers, which is no part of any method: torch has no
+    fast way to it, a kernel draws its own in passing.
+    """
 
     def start(self) -> None:
         """Decoding of a batch begins."""

@@ -58,6 +58,7 @@ COUNTS: list[pa.Field[Any]] = [
     pa.field("verify_steps", _COUNT),
     pa.field("drafted", _COUNT),  # drafts offered to the verifier
     pa.field("accepted", _COUNT),  # drafts kept: without the resampled or bonus token
+    pa.field("step_gamma", pa.list_(pa.int32())),  # drafts made; those offered may be fewer
     pa.field("step_drafted", pa.list_(pa.int32())),
     pa.field("step_accepted", pa.list_(pa.int32())),
     pa.field("step_draft_us", pa.list_(pa.float32())),

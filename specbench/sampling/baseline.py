@@ -25,12 +25,10 @@ def verify_baseline(step: Step) -> tuple[Tensor, Tensor]:
 
     ratio = shared.at_tokens(target_probs, step) / shared.at_tokens(draft_probs, step)
     # Strict: u = 0 must not accept a token of probability 0, and a NaN ratio accepts nothing.
-    accept = shared.accept_uniforms(step) < ratio
+    accept = step.numbers.uniforms < ratio
     accepted = shared.leading(accept & shared.real_drafts(step))
 
     target = shared.stop_row(target_probs, accepted)
     draft = shared.where_drafted(shared.stop_row(draft_probs, accepted), accepted, step)
     residual = (target - draft).clamp(min=0)
-    total = residual.sum(1, keepdim=True)
-    draft = draft.where(total > shared.EMPTY, 0)
-    return accepted, shared.emit(target, draft, step)
+    return accepted, shared.emit(residual / residual.sum(1, keepdim=True), target, step)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from specbench.sampling import philox
 
+LARGEST = 1 << 23
+"""Numbers drawn in one call: Philox in torch holds some 32 bytes for each while it works."""
+
 
 def gumbel(
     seeds: Tensor, positions: Tensor, purpose: philox.Purpose, slots: Tensor, vocab_size: int
@@ -15,10 +18,14 @@ def gumbel(
 
     Args:
         seeds, positions: (B,) int64.
-        slots: (S,) or (B, S) int64. All slots of a step at once cost hardly more than one.
+        slots: (S,) or (B, S) int64. Small vocabularies pay by the call, not by the slot.
     """
-    word = philox.words(seeds, positions, purpose, slots, vocab_size)
-    return -philox.exponential(word).log()
+    at_once = max(1, LARGEST // (len(seeds) * vocab_size))
+    parts = [
+        -philox.exponential(philox.words(seeds, positions, purpose, some, vocab_size)).log()
+        for some in slots.split(at_once, dim=-1)
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def sample(logits: Tensor, temperature: Tensor, noise: Tensor | None) -> Tensor:

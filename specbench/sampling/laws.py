@@ -27,7 +27,7 @@ def verify_exact(step: Step) -> tuple[Tensor, Tensor]:
     """
     target_probs = scale(step.target_logits, step.temperature).softmax(-1)
     draft_probs = scale(step.draft_logits, step.temperature).softmax(-1)
-    uniforms = shared.accept_uniforms(step)
+    uniforms = step.numbers.uniforms
     accept = uniforms * shared.at_tokens(draft_probs, step) < shared.at_tokens(target_probs, step)
     accepted = shared.leading(accept & shared.real_drafts(step))
 
@@ -36,24 +36,26 @@ def verify_exact(step: Step) -> tuple[Tensor, Tensor]:
     differences = (target - draft).clamp(min=0)
     segments = pad(differences, (0, -step.vocab_size % SEGMENT)).unflatten(1, (-1, SEGMENT))
     normaliser = segments.sum(2).sum(1, keepdim=True)
-    return accepted, shared.emit(target, draft.where(normaliser > shared.EMPTY, 0), step)
+    return accepted, shared.emit(differences / normaliser, target, step)
 
 
 def verify_sigmoid(step: Step) -> tuple[Tensor, Tensor]:
     """The paper's second method (2406.11016): σ((z − α)/(β − α)) in the place of softmax.
 
     An approximation: the weights are not normalised and nearly flat for a wide range, so the output
-    law is not the target's. A logit below α weighs 0 and one above β weighs 1. Only the drafted
-    entries and the row where a sequence stops are ever computed.
+    law is not the target's. A logit below α weighs 0 and one above β, +inf too, weighs 1. Only the
+    drafted entries and the row where a sequence stops are ever looked at, so what is wrong elsewhere
+    in a row goes unnoticed; a stop row with a NaN, or with every logit below α, emits no token (−1).
     """
     target_at = _sigmoid(shared.at_tokens(step.target_logits, step), step)
     draft_at = _sigmoid(shared.at_tokens(step.draft_logits, step), step)
-    accept = shared.accept_uniforms(step) * draft_at < target_at
+    accept = step.numbers.uniforms * draft_at < target_at
     accepted = shared.leading(accept & shared.real_drafts(step))
 
     target = _sigmoid(shared.stop_row(step.target_logits, accepted), step)
     draft = _sigmoid(shared.stop_row(step.draft_logits, accepted), step)
-    return accepted, shared.emit(target, shared.where_drafted(draft, accepted, step), step)
+    draft = shared.where_drafted(draft, accepted, step)
+    return accepted, shared.emit((target - draft).clamp(min=0), target, step)
 
 
 def _sigmoid(logits: Tensor, step: Step) -> Tensor:
@@ -74,12 +76,13 @@ def verify_fused(step: Step) -> tuple[Tensor, Tensor]:
     target_lse, draft_lse = target_logits.logsumexp(-1), draft_logits.logsumexp(-1)
     target_at = (shared.at_tokens(target_logits, step) - target_lse[:, : step.gamma]).exp()
     draft_at = (shared.at_tokens(draft_logits, step) - draft_lse).exp()
-    accept = shared.accept_uniforms(step) * draft_at < target_at
+    accept = step.numbers.uniforms * draft_at < target_at
     accepted = shared.leading(accept & shared.real_drafts(step))
 
     target = shared.stop_row(target_logits, accepted).softmax(1)
     draft = shared.stop_row(draft_logits, accepted).softmax(1)
-    return accepted, shared.emit(target, shared.where_drafted(draft, accepted, step), step)
+    draft = shared.where_drafted(draft, accepted, step)
+    return accepted, shared.emit((target - draft).clamp(min=0), target, step)
 
 
 def verify_block(step: Step) -> tuple[Tensor, Tensor]:
@@ -96,9 +99,10 @@ def verify_block(step: Step) -> tuple[Tensor, Tensor]:
 
     target = shared.stop_row(target_probs, accepted)
     draft = shared.where_drafted(shared.stop_row(draft_probs, accepted), accepted, step)
-    # Scaling the draft by 1/P instead of the target by P keeps the fall-back row, the target's, whole.
-    weight = prefix.gather(1, accepted[:, None]).clamp(min=shared.EMPTY)
-    return accepted, shared.emit(target, draft / weight, step)
+    weight = prefix.gather(1, accepted[:, None])
+    # Divided by P, so that "numerically empty" means the same however small the prefix has become.
+    residual = (target - draft / weight.clamp(min=shared.EMPTY)).clamp(min=0)
+    return accepted, shared.emit(residual, target, step)
 
 
 def block_prefix(target_probs: Tensor, draft_probs: Tensor, step: Step) -> Tensor:
@@ -125,6 +129,9 @@ def _block_accepted(
     partial = torch.where((excess == 0) & (rest == 0), 1, excess / (excess + rest))
     threshold = torch.cat([partial, prefix[:, -1:]], 1)
     count = torch.arange(1, step.gamma + 1, device=step.lengths.device)
-    threshold = torch.where(count == step.lengths[:, None], prefix[:, 1:], threshold)
-    passed = (shared.accept_uniforms(step) < threshold) & (count <= step.lengths[:, None])
+    # An invalid target row ends the step where token-by-token verification would end it.
+    valid = shared.leading(~target_probs[:, : step.gamma, 0].isnan())
+    last = torch.minimum(step.lengths, valid)[:, None]
+    threshold = torch.where(count == last, prefix[:, 1:], threshold)
+    passed = (step.numbers.uniforms < threshold) & (count <= last)
     return (passed * count).amax(1)

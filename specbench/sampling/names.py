@@ -5,6 +5,9 @@ from __future__ import annotations
 MAX_GAMMA = 128
 """The most drafts of a step, in every method."""
 
+COLDEST = 2.0**-13
+"""The smallest temperature that is not greedy: logits over much less overflow float32."""
+
 POLICIES = ("heuristic", "bass")
 """γ policies that are not a number."""
 

@@ -14,6 +14,7 @@ inside this one's drafts, would meet numbers that have already been conditioned 
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -52,8 +53,7 @@ def philox4x32(
     start = torch.stack(torch.broadcast_tensors(*key))
     start = start.view(2, *[1] * (len(shape) + 1 - start.dim()), *start.shape[1:])
     multiplier, weyl = (
-        torch.tensor(pair, device=even.device).view(2, *[1] * len(shape))
-        for pair in (_MULTIPLIER, _WEYL)
+        _constant(pair, even.device).view(2, *[1] * len(shape)) for pair in (_MULTIPLIER, _WEYL)
     )
     for r in range(_ROUNDS):
         # The product of two 32-bit words overflows int64 and wraps, which keeps all 64 bits right.
@@ -61,6 +61,13 @@ def philox4x32(
         even = ((product.flip(0) >> 32) ^ odd ^ (start + r * weyl)) & _MASK
         odd = product.flip(0) & _MASK
     return even[0], odd[0], even[1], odd[1]
+
+
+@cache
+def _constant(pair: tuple[int, int], device: torch.device) -> Tensor:
+    """(2,) on the device; copying it there each time would stop a GPU's stream."""
+    with torch.inference_mode(False):
+        return torch.tensor(pair, device=device)
 
 
 def words(

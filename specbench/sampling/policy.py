@@ -21,8 +21,11 @@ class GammaPolicy(Protocol):
     limit: int
     """The largest γ this policy can ever ask for; caches are sized by it."""
 
-    def update(self, accepted: Sequence[int]) -> None:
-        """Takes the accepted counts of the sequences that were active in the step."""
+    def update(self, accepted: Sequence[int], offered: Sequence[int]) -> None:
+        """Takes, for each sequence that ran in the step, the drafts kept and those offered.
+
+        Fewer than γ are offered before the token limit, and where a draft ends its sequence.
+        """
 
 
 class Fixed:
@@ -31,7 +34,7 @@ class Fixed:
     def __init__(self, gamma: int) -> None:
         self.gamma = self.limit = gamma
 
-    def update(self, accepted: Sequence[int]) -> None:
+    def update(self, accepted: Sequence[int], offered: Sequence[int]) -> None:
         """Learns nothing."""
 
 
@@ -46,9 +49,9 @@ class Heuristic:
     def __init__(self, gamma: int = 5) -> None:
         self.gamma = gamma
 
-    def update(self, accepted: Sequence[int]) -> None:
-        """Grows after a full acceptance, shrinks otherwise."""
-        if accepted and min(accepted) >= self.gamma:
+    def update(self, accepted: Sequence[int], offered: Sequence[int]) -> None:
+        """Grows if all that was offered was accepted, as transformers counts it; shrinks otherwise."""
+        if list(accepted) == list(offered):
             self.gamma = min(self.gamma + 2, self.limit)
         else:
             self.gamma = max(1, self.gamma - 1)
@@ -67,7 +70,7 @@ class Bass:
         self.gamma = 7
         self._shrinking = 0
 
-    def update(self, accepted: Sequence[int]) -> None:
+    def update(self, accepted: Sequence[int], offered: Sequence[int]) -> None:
         """Applies the rule above."""
         most = max(accepted, default=0)
         if most >= self.gamma:

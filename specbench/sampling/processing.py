@@ -15,14 +15,22 @@ from specbench.sampling.draft import scale
 
 
 def process(
-    logits: Tensor, vocab_size: int, temperature: Tensor, top_k: int | None, top_p: float | None
+    logits: Tensor,
+    vocab_size: int,
+    temperature: Tensor,
+    top_k: int | None,
+    top_p: float | None,
+    *,
+    shared: int | None = None,
 ) -> Tensor:
     """Masks logits the way transformers does: top-k first, then top-p of what is left.
 
     Args:
         logits: (B, T, V') of either model.
-        vocab_size: V of the target. Missing entries (padded embeddings differ in size) become −inf;
-            surplus ones, which no tokenizer produces, are dropped.
+        vocab_size: V of the target. Missing entries (padded embeddings differ in size) become −inf,
+            surplus ones are dropped.
+        shared: entries from this one on, which only one of the models has and no tokenizer
+            produces, become −inf; None masks none.
         temperature: (B,) float32; top-p is taken after it.
         top_k: keep this many, and what ties with the last of them; None keeps all.
         top_p: keep the smallest set whose probability reaches this; None keeps all.
@@ -33,6 +41,9 @@ def process(
     if logits.shape[-1] != vocab_size:
         missing = max(0, vocab_size - logits.shape[-1])
         logits = pad(logits[..., :vocab_size], (0, missing), value=-torch.inf)
+    if shared is not None and shared < vocab_size:
+        surplus = torch.arange(vocab_size, device=logits.device) >= shared
+        logits = logits.masked_fill(surplus, -torch.inf)
     if top_k is not None and top_k < vocab_size:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -1,8 +1,9 @@
 """What the verification laws share: a step's inputs, its random numbers and how a token is emitted.
 
 A row of logits is *valid* if its log-normaliser is finite. An invalid row (a NaN, a +inf, or nothing
-but −inf) has one clear outcome in every method: an invalid target row accepts no draft and emits no
-token (−1); an invalid draft row rejects its draft and leaves the target row to be sampled alone.
+but −inf) has one clear outcome in every exact method: an invalid target row ends the step, accepts no
+draft and emits no token (−1); an invalid draft row rejects its draft and leaves the target row to be
+sampled alone. `sigmoid` never normalises a row: it says for itself what it does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,23 @@ the last bit, and the token is sampled from the target."""
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """The random numbers of a verify step: uniforms (B, γ) in [0, 1), exponentials (B, V) > 0."""
+
+    uniforms: Tensor
+    exponentials: Tensor
+
+
+def draw(seeds: Tensor, positions: Tensor, gamma: int, vocab_size: int) -> Numbers:
+    """The numbers that belong to each sequence's seed and position, both (B,) int64."""
+    slots = torch.arange(gamma, device=seeds.device)
+    accept = philox.words(seeds, positions, philox.Purpose.ACCEPT, slots, 1)[:, :, 0]
+    first = torch.zeros(1, dtype=torch.int64, device=seeds.device)
+    race = philox.words(seeds, positions, philox.Purpose.RESIDUAL, first, vocab_size)[:, 0]
+    return Numbers(philox.uniform(accept), philox.exponential(race))
+
+
+@dataclass(frozen=True)
 class Step:
     """One verify step of a batch, checked.
 
@@ -28,7 +46,7 @@ class Step:
     draft_tokens: (B, γ) int64; what lies at or past `lengths` is padding.
     lengths: (B,) int64, real drafts of each sequence, 0 to γ.
     temperature: (B,) float32; 0 is greedy.
-    seeds, positions: (B,) int64.
+    numbers: the step's random numbers.
     sigmoid_range: (alpha, beta) in logits; used by `sigmoid` alone.
     greedy: True if every temperature is 0, False if none is, None if only the device knows.
     """
@@ -38,8 +56,7 @@ class Step:
     draft_tokens: Tensor
     lengths: Tensor
     temperature: Tensor
-    seeds: Tensor
-    positions: Tensor
+    numbers: Numbers
     sigmoid_range: tuple[float, float]
     greedy: bool | None
 
@@ -52,13 +69,6 @@ class Step:
     def vocab_size(self) -> int:
         """V."""
         return self.target_logits.shape[2]
-
-
-def accept_uniforms(step: Step) -> Tensor:
-    """(B, γ) float32 in [0, 1): one uniform for each draft."""
-    slots = torch.arange(step.gamma, device=step.seeds.device)
-    word = philox.words(step.seeds, step.positions, philox.Purpose.ACCEPT, slots, 1)
-    return philox.uniform(word[:, :, 0])
 
 
 def real_drafts(step: Step) -> Tensor:
@@ -96,33 +106,23 @@ def where_drafted(draft: Tensor, accepted: Tensor, step: Step) -> Tensor:
     return draft.where(has_row[:, None], 0)
 
 
-def emit(target: Tensor, draft: Tensor, step: Step) -> Tensor:
-    """One token ∝ max(0, target − draft), or ∝ target where that is numerically empty.
+def emit(residual: Tensor, target: Tensor, step: Step) -> Tensor:
+    """One token ∝ residual, or ∝ target where the residual is numerically empty.
+
+    An exponential race, argmax w/E: no cumulative sum whose tail could emit a token of weight zero,
+    and no normaliser.
 
     Args:
-        target: (B, V) float32 weights, normalised or not; a row with a NaN, or without any weight,
-            is invalid.
-        draft: (B, V) float32 weights on the same scale.
+        residual: (B, V) float32 weights >= 0; NaN counts as empty.
+        target: (B, V) float32 weights; a row with a NaN, or without any weight, is invalid.
 
     Returns:
         (B,) int64; −1 for an invalid target row.
     """
-    residual = (target - draft).clamp(min=0)
-    empty = residual.amax(1, keepdim=True) < EMPTY
-    token = race(torch.where(empty, target, residual), step)
+    empty = ~(residual.amax(1, keepdim=True) >= EMPTY)
+    token = (torch.where(empty, target, residual) / step.numbers.exponentials).argmax(1)
     largest = target.amax(1)
     return torch.where(largest.isfinite() & (largest > 0), token, -1)
-
-
-def race(weights: Tensor, step: Step) -> Tensor:
-    """(B,) int64: index i with probability w_i / Σw, from (B, V) weights >= 0.
-
-    An exponential race: no cumulative sum whose tail could emit a token of weight zero, and no
-    normaliser.
-    """
-    slot = torch.zeros(1, dtype=torch.int64, device=weights.device)
-    word = philox.words(step.seeds, step.positions, philox.Purpose.RESIDUAL, slot, weights.shape[1])
-    return (weights / philox.exponential(word[:, 0])).argmax(1)
 
 
 def verify_greedy(step: Step) -> tuple[Tensor, Tensor]:

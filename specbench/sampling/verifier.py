@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from specbench.errors import InputError
-from specbench.sampling.names import MAX_GAMMA, SIGMOID_RANGE
+from specbench.sampling.names import COLDEST, MAX_GAMMA, SIGMOID_RANGE
 from specbench.sampling.registry import Method, get_method
-from specbench.sampling.step import Step, verify_greedy
+from specbench.sampling.step import Numbers, Step, draw, verify_greedy
 
+NOTHING = Numbers(torch.empty(0), torch.empty(0))
+"""Greedy decoding takes no chances."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -128,8 +130,11 @@ class Verifier:
         sigmoid_range: tuple[float, float] = SIGMOID_RANGE,
     ) -> Verification:
         """One verify step; the arguments are those of `verify`."""
-        promised = (self.shape, self.dtype, self.device.type)
-        given = (tuple(target_logits.shape), target_logits.dtype, target_logits.device.type)
+        # "cuda" without a number is whatever GPU the tensors are on.
+        found = target_logits.device
+        device = found if self.device.index is not None else found.type
+        promised = (self.shape, self.dtype, str(self.device))
+        given = (tuple(target_logits.shape), target_logits.dtype, str(device))
         _require(
             promised == given,
             f"target_logits is {_describe(*given)}, this Verifier was made for {_describe(*promised)}",
@@ -152,12 +157,20 @@ def run(
     seeds: int | Tensor,
     positions: int | Tensor,
     sigmoid_range: tuple[float, float],
+    numbers: Numbers | None = None,
 ) -> Verification:
-    """`verify` for a `Method` that need not be registered."""
+    """`verify` for a `Method` that need not be registered.
+
+    `numbers` may be drawn beforehand (`step.draw` with the same seeds and positions), so that what
+    is timed is the method and not the generator.
+    """
     _check_logits(target_logits, draft_logits, draft_tokens)
     _check_sigmoid_range(sigmoid_range)
+    if not isinstance(temperature, Tensor):
+        _check_temperature(temperature)
     batch, gamma = draft_tokens.shape
     device = target_logits.device
+    greedy = _all_greedy(temperature)
     if lengths is None:
         lengths = torch.full((batch,), gamma, device=device)
     step = Step(
@@ -166,14 +179,24 @@ def run(
         draft_tokens,
         _per_sequence("lengths", lengths, batch, torch.int64, device),
         _per_sequence("temperature", temperature, batch, torch.float32, device),
-        _per_sequence("seeds", seeds, batch, torch.int64, device),
-        _per_sequence("positions", positions, batch, torch.int64, device),
+        numbers or (NOTHING if greedy is True else _draw(seeds, positions, target_logits, gamma)),
         sigmoid_range,
-        _all_greedy(temperature),
+        greedy,
     )
     if device.type == "cpu":
         _check_values(step)
     return _verification(step, *_decide(method, step))
+
+
+def _draw(
+    seeds: int | Tensor, positions: int | Tensor, target_logits: Tensor, gamma: int
+) -> Numbers:
+    batch, _, vocab = target_logits.shape
+    seed, position = (
+        _per_sequence(name, value, batch, torch.int64, target_logits.device)
+        for name, value in (("seeds", seeds), ("positions", positions))
+    )
+    return draw(seed, position, gamma, vocab)
 
 
 def _decide(method: Method, step: Step) -> tuple[Tensor, Tensor]:
@@ -272,12 +295,8 @@ def _check_values(step: Step) -> None:
         f"lengths range from {low} to {high}",
         f"Expected 0 to gamma, which is {step.gamma} here.",
     )
-    ok = (step.temperature >= 0) & step.temperature.isfinite()
-    _require(
-        bool(ok.all()),
-        f"temperature is {step.temperature[~ok][:1].tolist()}",
-        "Expected a finite number, at least 0 (0 is greedy).",
-    )
+    for temperature in step.temperature.unique().tolist():
+        _check_temperature(temperature)
     real = torch.arange(step.gamma) < step.lengths[:, None]
     wrong = real & ((step.draft_tokens < 0) | (step.draft_tokens >= step.vocab_size))
     _require(
@@ -293,6 +312,14 @@ def _check_sigmoid_range(sigmoid_range: tuple[float, float]) -> None:
         math.isfinite(alpha) and math.isfinite(beta) and alpha < beta,
         f"sigmoid_range is ({alpha:g}, {beta:g})",
         "Expected two finite numbers, the smaller first.",
+    )
+
+
+def _check_temperature(temperature: float) -> None:
+    _require(
+        temperature == 0 or COLDEST <= temperature < math.inf,
+        f"temperature is {temperature}",
+        f"Expected 0, which is greedy, or a finite number of at least {COLDEST:g}.",
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from specbench.engine.batch import Request
+from specbench.engine.model import CausalModel
 from specbench.engine.native import Decoding, NativeEngine
 from specbench.errors import InputError
 from specbench.sampling.check import chi_square
@@ -102,10 +103,79 @@ def test_counts_add_up(target, draft):
     for method in METHODS:
         for generation in decode(NativeEngine(target, draft, []), method=method, tokens=25):
             steps = len(generation.step_drafted)
-            assert len(generation.step_accepted) == steps
+            assert len(generation.step_accepted) == len(generation.step_gamma) == steps
             assert len(generation.tokens) == steps + sum(generation.step_accepted)
             pairs = zip(generation.step_accepted, generation.step_drafted, strict=True)
             assert all(0 <= kept <= offered <= 4 for kept, offered in pairs)
+
+
+@pytest.mark.parametrize(("larger", "smaller"), [("target", "draft"), ("draft", "target")])
+@pytest.mark.parametrize("gamma", ["0", "4"])
+def test_vocabularies_of_two_sizes(model, larger, smaller, gamma):
+    """Qwen pads its embeddings: what only one model has is never emitted and never fed."""
+    sizes = {larger: 23, smaller: 19}
+    target = model(sizes["target"], seed=1)
+    draft = model(sizes["draft"], seed=2, layers=1)
+    engine = NativeEngine(target, draft, [])
+    prompts = [(3, 4, 5), (18,), (9, 9, 1)]
+    for generation in decode(engine, gamma, prompts=prompts, tokens=60):
+        assert len(generation.tokens) == 60
+        assert max(generation.tokens) < 19
+
+
+@pytest.mark.parametrize("gamma", ["4", "heuristic", "bass"])
+def test_models_with_learned_positions_stay_inside_them(gamma):
+    """What stands nowhere, or past a neighbour's limit, must not be looked up as a position."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=23, n_positions=40, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5
+    )
+    gpt = CausalModel(GPT2LMHeadModel(config).eval())
+    assert gpt.max_positions == 40
+    prompts = [(3,), tuple(range(2, 22))]
+    found = decode(NativeEngine(gpt, gpt, []), gamma, prompts=prompts, tokens=20, temperature=0.0)
+    for prompt, generation in zip(prompts, found, strict=True):
+        assert generation.tokens == plain_greedy(gpt, prompt, 20)
+
+
+def test_a_sliding_window_limits_the_context():
+    """The ragged mask knows no window: the model is itself only up to there."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=23, hidden_size=16, num_hidden_layers=1, intermediate_size=16,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, sliding_window=12,
+    )  # fmt: skip
+    model = CausalModel(MistralForCausalLM(config).eval())
+    assert model.max_positions == 12
+    assert NativeEngine(model, model, []).max_positions == 12
+
+
+def test_no_random_number_is_used_twice(target, draft, monkeypatch):
+    """Over a whole generation: every (seed, position, purpose, slot) is drawn at most once."""
+    from collections import Counter
+
+    from specbench.sampling import philox
+
+    drawn = Counter()
+    words = philox.words
+
+    def spy(seeds, positions, purpose, slots, elements):
+        for seed, position in zip(seeds.tolist(), positions.tolist(), strict=True):
+            drawn.update((seed, position, int(purpose), slot) for slot in slots.tolist())
+        return words(seeds, positions, purpose, slots, elements)
+
+    monkeypatch.setattr(philox, "words", spy)
+    for method in METHODS:
+        drawn.clear()
+        found = decode(
+            NativeEngine(target, draft, []), method=method, prompts=PROMPTS[:1], tokens=30
+        )
+        assert len(found[0].tokens) == 30
+        assert set(drawn.values()) == {1}
+        assert {key[2] for key in drawn} == {int(purpose) for purpose in philox.Purpose}
 
 
 def test_gamma_zero_is_plain_decoding_whatever_the_method(target, draft):
@@ -154,7 +224,7 @@ def test_log_probability_is_the_mean_under_the_target(target, draft):
 
 OPTIONS = [
     {"temperature": 0.6},
-    {"top_k": 3},
+    {"top_k": 2},
     {"top_p": 0.7, "temperature": 1.3},
 ]
 
@@ -167,13 +237,13 @@ OPTIONS = [
     ids=str,
 )
 def test_sampled_sequences_follow_the_targets_law(model, method, gamma, options):
-    """Chi-square over all sequences of 3 tokens, 3,000 of them, seeds 0…2,999, level 1 in 10,000.
+    """Chi-square over all sequences of 5 tokens, 3,000 of them, seeds 0…2,999, level 1 in 10,000.
 
-    Three tokens with γ = 2 make steps of every kind, the catch-up after a full acceptance too.
+    Five tokens with γ = 2 make steps of every kind, those that follow a full acceptance too.
     """
     from scipy.stats import chi2
 
-    vocab, count, length, prompt = 5, 3000, 3, (1, 2)
+    vocab, count, length, prompt = 3, 3000, 5, (1, 2)
     target, draft = (
         model(vocab, seed=4, sharpness=0.4),
         model(vocab, seed=5, layers=1, sharpness=0.4),
@@ -193,7 +263,7 @@ def test_sampled_sequences_follow_the_targets_law(model, method, gamma, options)
 
 def test_sigmoid_does_not_follow_the_targets_law(model):
     """The same test has the power to say no."""
-    vocab, count, length, prompt = 5, 3000, 3, (1, 2)
+    vocab, count, length, prompt = 3, 3000, 5, (1, 2)
     target, draft = (
         model(vocab, seed=4, sharpness=0.4),
         model(vocab, seed=5, layers=1, sharpness=0.4),

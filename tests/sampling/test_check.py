@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from specbench.sampling import check, draft, laws, philox
+from specbench.sampling import check, draft, laws
 from specbench.sampling import step as shared
 from specbench.sampling.registry import get_method
 
@@ -34,14 +34,15 @@ def test_sigmoid_is_found_not_exact_and_is_honest_about_it():
 def _residual_is_the_target(step):
     accepted, _ = laws.verify_fused(step)
     target = shared.stop_row(draft.scale(step.target_logits, step.temperature), accepted).softmax(1)
-    return accepted, shared.emit(target, torch.zeros_like(target), step)
+    return accepted, shared.emit(target, target, step)
 
 
 def _wrong_residual_row(step):
     accepted, _ = laws.verify_fused(step)
     target = shared.stop_row(draft.scale(step.target_logits, step.temperature), accepted).softmax(1)
     row = shared.stop_row(draft.scale(step.draft_logits, step.temperature), (accepted - 1).clamp(0))
-    return accepted, shared.emit(target, shared.where_drafted(row.softmax(1), accepted, step), step)
+    row = shared.where_drafted(row.softmax(1), accepted, step)
+    return accepted, shared.emit((target - row).clamp(min=0), target, step)
 
 
 def _forgets_the_temperature_of_the_draft(step):
@@ -50,14 +51,15 @@ def _forgets_the_temperature_of_the_draft(step):
 
 
 def _shares_noise_between_drafting_and_residual(step):
+    """The race is run with the noise that drew the draft: it cannot win again."""
     accepted, _ = laws.verify_fused(step)
     target = shared.stop_row(draft.scale(step.target_logits, step.temperature), accepted).softmax(1)
     row = shared.stop_row(draft.scale(step.draft_logits, step.temperature), accepted).softmax(1)
-    weights = (target - shared.where_drafted(row, accepted, step)).clamp(min=0)
-    word = philox.words(
-        step.seeds, step.positions, philox.Purpose.DRAFT, accepted[:, None], step.vocab_size
-    )
-    return accepted, (weights / philox.exponential(word[:, 0])).argmax(1)
+    drafted = shared.stop_row(step.draft_tokens[:, :, None], accepted)
+    slow = step.numbers.exponentials.scatter(1, drafted, 50.0)
+    residual = (target - shared.where_drafted(row, accepted, step)).clamp(min=0)
+    numbers = replace(step.numbers, exponentials=slow)
+    return accepted, shared.emit(residual, target, replace(step, numbers=numbers))
 
 
 def _block_without_its_prefix(step):
@@ -65,7 +67,8 @@ def _block_without_its_prefix(step):
     accepted, _ = laws.verify_block(step)
     target = shared.stop_row(draft.scale(step.target_logits, step.temperature), accepted).softmax(1)
     row = shared.stop_row(draft.scale(step.draft_logits, step.temperature), accepted).softmax(1)
-    return accepted, shared.emit(target, shared.where_drafted(row, accepted, step), step)
+    row = shared.where_drafted(row, accepted, step)
+    return accepted, shared.emit((target - row).clamp(min=0), target, step)
 
 
 @pytest.mark.parametrize(

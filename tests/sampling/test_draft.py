@@ -86,3 +86,18 @@ def test_a_smaller_draft_vocabulary_is_padded_with_minus_infinity():
 def test_a_larger_draft_vocabulary_is_cut():
     cut = process(torch.arange(5.0)[None, None], 3, torch.ones(1), top_k=None, top_p=None)
     assert cut[0, 0].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_what_only_one_model_has_is_masked_for_both():
+    """An id that the draft's embedding lacks would crash it; no tokenizer produces it."""
+    kept = process(torch.zeros(1, 1, 6), 6, torch.ones(1), top_k=None, top_p=None, shared=4)
+    assert kept[0, 0].tolist() == [0.0, 0.0, 0.0, 0.0, -INF, -INF]
+
+
+def test_noise_is_the_same_in_one_call_or_many(monkeypatch):
+    from specbench.sampling import draft
+
+    arguments = (torch.arange(3), torch.arange(3), Purpose.DRAFT, torch.arange(5), 9)
+    at_once = gumbel(*arguments)
+    monkeypatch.setattr(draft, "LARGEST", 60)
+    assert torch.equal(gumbel(*arguments), at_once)

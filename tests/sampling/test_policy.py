@@ -9,7 +9,7 @@ from specbench.sampling.policy import make_policy
 def follow(policy, *steps):
     found = [policy.gamma]
     for accepted in steps:
-        policy.update(accepted)
+        policy.update(accepted, [policy.gamma] * len(accepted))
         found.append(policy.gamma)
     return found
 
@@ -23,13 +23,20 @@ def test_heuristic_grows_by_two_and_shrinks_by_one():
     assert follow(make_policy("heuristic"), [5], [7], [3], [0]) == [5, 7, 9, 8, 7]
 
 
+def test_heuristic_grows_if_all_that_was_offered_was_accepted():
+    """transformers counts the candidates there were: an end token or the limit may have cut them."""
+    policy = make_policy("heuristic")
+    policy.update([2], [2])
+    assert policy.gamma == 7
+
+
 def test_heuristic_stays_within_one_and_128():
     policy = make_policy("heuristic")
     for _ in range(20):
-        policy.update([0])
+        policy.update([0], [policy.gamma])
     assert policy.gamma == 1
     for _ in range(200):
-        policy.update([policy.gamma])
+        policy.update([policy.gamma], [policy.gamma])
     assert policy.gamma == 128 == policy.limit
 
 
@@ -47,10 +54,10 @@ def test_bass_resets_its_haste_after_a_full_acceptance():
 def test_bass_stays_within_one_and_32():
     policy = make_policy("bass")
     for _ in range(30):
-        policy.update([policy.gamma])
+        policy.update([policy.gamma], [policy.gamma])
     assert policy.gamma == 32 == policy.limit
     for _ in range(30):
-        policy.update([0])
+        policy.update([0], [policy.gamma])
     assert policy.gamma == 1
 
 

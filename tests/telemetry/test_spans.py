@@ -74,7 +74,7 @@ def test_the_engine_marks_every_step_in_order():
         [Request((1, 2))], get_method("fused"), make_policy("2"), Decoding(6), Ear()
     )
     steps = len(generation.step_drafted)
-    step = ["draft", "target", "verify", "commit"]
+    step = ["random", "draft", "target", "verify", "commit"]
     assert heard == ["start", "prefill", *step * steps, "finished 0"]
 
 
