@@ -22,6 +22,7 @@ CHARACTER = 12.2
 
 
 def main(result: str, picture: str) -> None:
+    """Writes the picture of a result file."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print("$ specbench run", style="bold")
     render_run(read_run(result), console)
