@@ -30,7 +30,9 @@ def main(result: str, picture: str) -> None:
     # The reader's own monospaced font: a picture in a README must fetch nothing.
     drawn = re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
     drawn = drawn.replace("Fira Code, monospace", "monospace")
-    drawn = re.sub(r'x="([\d.]+)" (y="[\d.]+") textLength="([\d.]+)"([^>]*)>((?:&#160;)+)', _shift, drawn)
+    drawn = re.sub(
+        r'x="([\d.]+)" (y="[\d.]+") textLength="([\d.]+)"([^>]*)>((?:&#160;)+)', _shift, drawn
+    )
     Path(picture).write_text(drawn, encoding="utf-8")
 
 
