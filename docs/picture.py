@@ -16,7 +16,7 @@ from rich.terminal_theme import MONOKAI
 from specbench.report.reader import read_run
 from specbench.report.render import render_run
 
-WIDTH = 92
+WIDTH = 100
 CHARACTER = 12.2
 """Width of a character in the SVGs that rich draws."""
 

@@ -43,7 +43,7 @@ def test_scenarios_count_their_cases(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     main(["list", "scenarios"])
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("│ demo "))
-    assert " 25 " in line, "five methods by five gammas"
+    assert " 50 " in line, "two tasks by five methods by five gammas"
 
 
 def test_pairs_say_how_to_give_another(capsys):

@@ -30,7 +30,7 @@ def surroundings(monkeypatch, tmp_path):
 def small(tiny_pair):
     """Options of a run that takes a moment."""
     options = {
-        "pair": tiny_pair.name, "method": "baseline,fused", "gamma": "0,2", "samples": "2",
+        "pair": tiny_pair.name, "task": "summarization", "method": "baseline,fused", "gamma": "0,2", "samples": "2",
         "repeats": "1", "max-new-tokens": "6", "device": "cpu",
     }  # fmt: skip
 
@@ -109,7 +109,8 @@ class TestEndToEnd:
     def test_own_scenario_file_and_output_folder(self, capsys, tmp_path, small):
         (tmp_path / "mine.yaml").write_text("name: a question / of mine\ngamma: 2\n")
         arguments = small()
-        del arguments[4:6]
+        at = arguments.index("--gamma")
+        del arguments[at : at + 2]
         assert main(["run", "mine.yaml", *arguments, "--output-dir", "deep/down"]) == 0
         [path] = results(tmp_path, "deep/down")
         assert "/" not in path.name.removesuffix(".parquet")
