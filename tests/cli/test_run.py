@@ -30,8 +30,8 @@ def surroundings(monkeypatch, tmp_path):
 def small(tiny_pair):
     """Options of a run that takes a moment."""
     options = {
-        "pair": tiny_pair.name, "task": "summarization", "method": "baseline,fused", "gamma": "0,2", "samples": "2",
-        "repeats": "1", "max-new-tokens": "6", "device": "cpu",
+        "pair": tiny_pair.name, "task": "summarization", "method": "baseline,fused",
+        "gamma": "0,2", "samples": "2", "repeats": "1", "max-new-tokens": "6", "device": "cpu",
     }  # fmt: skip
 
     def arguments(**changed):
