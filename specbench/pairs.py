@@ -45,7 +45,7 @@ def pair_specs() -> dict[str, PairSpec]:
         "demo-lm",
         str(demo_dir() / "lm" / "target"),
         str(demo_dir() / "lm" / "draft"),
-        "embedded: Llama architecture, 7 M and 0.7 M parameters; no network",
+        "embedded: Llama architecture, 7.0 M and 0.87 M parameters; no network",
         "demo",
     )
     hub = [

@@ -22,9 +22,8 @@ from specbench.cli.run import run
 from specbench.errors import ExitCode, SpecbenchError
 
 EPILOG = (
-    "Exit codes: 0 fine · 1 a regression, or a method that claims to be exact and is not · 2 wrong "
-    "use, or this machine cannot do it · 3 nothing comparable · 4 inconclusive (--strict) · 5 some "
-    "cases failed · 130 interrupted."
+    "Exit codes: 0 fine · 1 a method that claims to be exact and is not · 2 wrong use, or this machine "
+    "cannot do it · 3 nothing comparable · 5 some cases failed · 130 interrupted."
 )
 
 BROKEN_PIPE = 141

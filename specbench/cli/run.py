@@ -65,7 +65,7 @@ def run(
 
     Without an argument: the embedded demo, which needs no network and no GPU.
 
-    Example: specbench run gamma_sweep --method baseline,fused --gamma 1..8
+    Example: specbench run gamma_sweep --method baseline,fused --gamma 0..8
     """
     overrides = {
         "pair": pair, "task": task, "method": method, "gamma": gamma, "batch_size": batch_size,

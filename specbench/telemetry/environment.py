@@ -36,13 +36,14 @@ def capture(argv: Sequence[str], scenario_text: str | None, device: Any = None) 
     """
     return {
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "argv": list(argv),
+        # A result file is passed on: it names neither folders of this machine nor its serial numbers.
+        "argv": ["specbench", *argv[1:]],
         "scenario": scenario_text,
         "scenario_sha256": None if scenario_text is None else _sha256(scenario_text.encode()),
         **git_state(checkout_dir()),
         "packages": package_versions(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()}-{platform.machine()}",
         "cpu": {"model": cpu_model(), "threads": os.cpu_count()},
         "kernel_hash": kernel_hash(),
         **device_facts(device),
@@ -110,7 +111,9 @@ def device_facts(device: Any) -> dict[str, Any]:
     import torch
 
     known = {"device_name": torch.cuda.get_device_name(device)} | {
-        name: value for name, value in describe(uuid).items() if value is not None
+        name: value
+        for name, value in describe(uuid).items()
+        if value is not None and name != "device_uuid"
     }
     cuda = {"torch": torch.version.cuda, "driver": known.pop("driver_cuda", None)}
     return facts | known | {"cuda": cuda}
