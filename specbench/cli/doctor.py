@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from specbench.errors import MachineError
+
+if TYPE_CHECKING:
+    from specbench.cuda.compile import Compiled
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,23 @@ _MARKS = {
 }
 
 
-def doctor() -> None:
+def doctor(
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels",
+            help="Compile all CUDA kernels for all architectures instead, which needs no GPU, and "
+            "show what each takes.",
+        ),
+    ] = False,
+) -> None:
     """Say what this machine can run, and for the rest what is missing and how to get it.
 
     Example: specbench doctor
     """
+    if kernels:
+        Console(markup=False).print(_kernel_table())
+        return
     table = Table("what", "", "detail")
     for finding in findings():
         table.add_row(finding.what, _MARKS[finding.works], finding.detail)
@@ -43,7 +62,7 @@ def doctor() -> None:
 def findings() -> list[Finding]:
     """Everything that is looked at, in order."""
     return [
-        _packages(), _torch(), _gpu(), _nvml(), _cupy(), _methods(), _assets(), _demo(), _hub(),
+        _packages(), _torch(), _gpu(), _nvml(), *_cuda(), _methods(), _assets(), _demo(), _hub(),
     ]  # fmt: skip
 
 
@@ -80,19 +99,78 @@ def _nvml() -> Finding:
     return Finding("GPU telemetry", works or None, detail)
 
 
-def _cupy() -> Finding:
-    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
-        found = _version(name)
-        if found:
-            return Finding("CuPy", True, f"{name} {found}; no kernel of this version needs it yet")
-    return Finding("CuPy", None, "no kernel of this version needs it yet: methods run as torch ops")
+def _cuda() -> list[Finding]:
+    import torch
+
+    from specbench.cuda import requirements
+
+    if not torch.cuda.is_available():
+        why = "need a GPU; without one every method runs as torch operations, by the same law"
+        return [Finding("CUDA kernels", None, why)]
+    found = [
+        _tried("CuPy", requirements.check_cupy),
+        _tried("CUDA driver", requirements.check_driver),
+        _tried("kernel compiler", requirements.check_nvrtc),
+    ]
+    return [*found, _tried("CUDA kernels", _compiled)] if all(f.works for f in found) else found
+
+
+def _tried(what: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, check())
+    except MachineError as error:
+        return Finding(what, False, f"{error.message}: {error.hint}")
+
+
+def _compiled() -> str:
+    """Compiles every kernel for the first GPU.
+
+    Raises:
+        MachineError: one does not compile, or the GPU cannot run them.
+    """
+    from specbench.cuda.loader import DTYPES, KERNELS, load
+
+    start = time.monotonic()
+    with Console(stderr=True).status("compiling the kernels"):
+        loaded = [load(stem, dtype, 0) for stem in KERNELS for dtype in DTYPES]
+    most = max(kernel.registers for kernel in loaded)
+    took = time.monotonic() - start
+    return f"{len(loaded)} compiled in {took:.1f} s, {most} registers at most; cooperative launch"
+
+
+def _kernel_table() -> Table:
+    from specbench.cuda.compile import ARCHITECTURES, compile_report, compiler
+
+    with Console(stderr=True).status("compiling the kernels"):
+        report = list(compile_report())
+    table = Table(
+        "kernel", "dtype", "shared", *ARCHITECTURES,
+        caption="Registers of a thread, and its bytes of stack and of spills if it has any; "
+        f"static shared memory of a thread block in bytes. Compiled by {compiler()}, not run.",
+    )  # fmt: skip
+    width = len(ARCHITECTURES)
+    for first in range(0, len(report), width):
+        row = report[first : first + width]
+        shared = str(max(one.shared_bytes for one in row))
+        table.add_row(row[0].stem, row[0].dtype, shared, *map(_resources, row))
+    return table
+
+
+def _resources(compiled: Compiled) -> str:
+    parts = [str(compiled.registers)]
+    if compiled.stack_bytes:
+        parts.append(f"stack {compiled.stack_bytes}")
+    if compiled.spill_bytes:
+        parts.append(f"SPILLS {compiled.spill_bytes}")
+    return " ".join(parts)
 
 
 def _methods() -> Finding:
-    from specbench.sampling.registry import broken_methods, methods
+    from specbench.sampling.registry import broken_methods, methods, missing_methods
 
     broken = [f"{name} cannot be loaded ({why})" for name, why in broken_methods().items()]
-    return Finding("methods", not broken, "; ".join([", ".join(methods()), *broken]))
+    missing = [f"{name} is not installed" for name in missing_methods()]
+    return Finding("methods", not broken, "; ".join([", ".join(methods()), *missing, *broken]))
 
 
 def _assets() -> Finding:

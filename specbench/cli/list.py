@@ -53,12 +53,19 @@ def _tasks() -> Table:
 
 
 def _methods() -> Table:
-    from specbench.sampling.registry import methods
+    from specbench.sampling.registry import methods, missing_methods
 
-    table = Table("method", "exact", "reads", "source", "what it is")
+    missing = [f"{name} (pip install {package})" for name, package in missing_methods().items()]
+    table = Table(
+        "method", "exact", "reads", "launches", "source", "what it is",
+        caption="launches: of a method's own kernels, softmax not counted; – is torch operations."
+        + (f" Not installed: {', '.join(missing)}." if missing else ""),
+    )  # fmt: skip
     for method in methods().values():
         exact = "yes" if method.exact else "no"
-        table.add_row(method.name, exact, method.input, method.source, method.summary)
+        launches = "–" if method.launches is None else str(method.launches)
+        what = method.summary + (f"; leaves out: {method.leaves_out}" if method.leaves_out else "")
+        table.add_row(method.name, exact, method.input, launches, method.source, what)
     return table
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from specbench.sampling import step as shared
-from specbench.sampling.draft import scale
 from specbench.sampling.step import Step
 
 
@@ -20,8 +19,8 @@ def verify_baseline(step: Step) -> tuple[Tensor, Tensor]:
     Returns:
         num_accepted (B,), next_token (B,); int64.
     """
-    target_probs = scale(step.target_logits, step.temperature).softmax(-1)
-    draft_probs = scale(step.draft_logits, step.temperature).softmax(-1)
+    target_probs = shared.scaled(step.target_logits, step).softmax(-1)
+    draft_probs = shared.scaled(step.draft_logits, step).softmax(-1)
 
     ratio = shared.at_tokens(target_probs, step) / shared.at_tokens(draft_probs, step)
     # Strict: u = 0 must not accept a token of probability 0, and a NaN ratio accepts nothing.

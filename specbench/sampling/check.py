@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -78,9 +79,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the settings say together about a method."""
+    """What the settings say together about a method, as a kernel ("cuda") or torch operations."""
 
     method: Method
+    implementation: Literal["torch", "cuda"]
     counts: list[Counts]
     p_value: float
 
@@ -130,7 +132,8 @@ def check_method(method: Method, samples: int, seed: int = 0, device: str = "cpu
 
     counts = [_count(method, setting, samples, seed, device) for setting in settings()]
     total, dof = sum(c.chi2 for c in counts), sum(c.dof for c in counts)
-    return Verdict(method, counts, float(chi2.sf(total, dof)))
+    implementation = method.implementation_on(torch.device(device))
+    return Verdict(method, implementation, counts, float(chi2.sf(total, dof)))
 
 
 def _count(method: Method, setting: Setting, samples: int, seed: int, device: str) -> Counts:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from specbench.sampling import step as shared
-from specbench.sampling.draft import scale
 from specbench.sampling.step import Step
 
 SEGMENT = 1024
@@ -25,8 +24,8 @@ def verify_exact(step: Step) -> tuple[Tensor, Tensor]:
     τ(x) = min(1, p/q) at the drafts, a(x) = max(0, p − q) and its normaliser b = Σ_k b_k, where b_k
     is the part of segment k. An empty b leaves the target row to be sampled.
     """
-    target_probs = scale(step.target_logits, step.temperature).softmax(-1)
-    draft_probs = scale(step.draft_logits, step.temperature).softmax(-1)
+    target_probs = shared.scaled(step.target_logits, step).softmax(-1)
+    draft_probs = shared.scaled(step.draft_logits, step).softmax(-1)
     uniforms = step.numbers.uniforms
     accept = uniforms * shared.at_tokens(draft_probs, step) < shared.at_tokens(target_probs, step)
     accepted = shared.leading(accept & shared.real_drafts(step))
@@ -60,7 +59,7 @@ def verify_sigmoid(step: Step) -> tuple[Tensor, Tensor]:
 
 def _sigmoid(logits: Tensor, step: Step) -> Tensor:
     alpha, beta = step.sigmoid_range
-    scaled = scale(logits, step.temperature)
+    scaled = shared.scaled(logits, step)
     weights = ((scaled - alpha) / (beta - alpha)).sigmoid()
     return weights.masked_fill(scaled < alpha, 0).masked_fill(scaled > beta, 1)
 
@@ -71,8 +70,8 @@ def verify_fused(step: Step) -> tuple[Tensor, Tensor]:
     Each row needs only its log-normaliser, log Σ exp(z). The acceptance test compares
     u · q(x) < p(x) from those, and a residual is computed for the one row where a sequence stops.
     """
-    target_logits = scale(step.target_logits, step.temperature)
-    draft_logits = scale(step.draft_logits, step.temperature)
+    target_logits = shared.scaled(step.target_logits, step)
+    draft_logits = shared.scaled(step.draft_logits, step)
     target_lse, draft_lse = target_logits.logsumexp(-1), draft_logits.logsumexp(-1)
     target_at = (shared.at_tokens(target_logits, step) - target_lse[:, : step.gamma]).exp()
     draft_at = (shared.at_tokens(draft_logits, step) - draft_lse).exp()
@@ -92,8 +91,8 @@ def verify_block(step: Step) -> tuple[Tensor, Tensor]:
     h_i = Z_i / (Z_i + 1 − P_i) for i < γ (0/0 is 1), h_γ = P_γ. The accepted count is the largest i
     with η_i < h_i, else 0; then a token ∝ max(0, P_i p − q), or the bonus token from p at i = γ.
     """
-    target_probs = scale(step.target_logits, step.temperature).softmax(-1)
-    draft_probs = scale(step.draft_logits, step.temperature).softmax(-1)
+    target_probs = shared.scaled(step.target_logits, step).softmax(-1)
+    draft_probs = shared.scaled(step.draft_logits, step).softmax(-1)
     prefix = block_prefix(target_probs, draft_probs, step)
     accepted = _block_accepted(target_probs, draft_probs, prefix, step)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 MAX_GAMMA = 128
 """The most drafts of a step, in every method."""
 
+MAX_VOCAB = 262_144
+"""The largest vocabulary of a kernel."""
+
 COLDEST = 2.0**-13
 """The smallest temperature that is not greedy: logits over much less overflow float32."""
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from specbench.sampling import philox
+from specbench.sampling.draft import scale
 
 EMPTY = 1e-30
-"""A residual whose largest entry is below this is numerically empty: target and draft agree there to
-the last bit, and the token is sampled from the target."""
+"""A residual below this is numerically zero. Where all of it is, target and draft agree to the last
+bit, and the token is sampled from the target."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Step:
     numbers: the step's random numbers.
     sigmoid_range: (alpha, beta) in logits; used by `sigmoid` alone.
     greedy: True if every temperature is 0, False if none is, None if only the device knows.
+    tempered: False if every temperature is known to be 1, so that nothing need be divided.
     """
 
     target_logits: Tensor
@@ -59,6 +61,7 @@ class Step:
     numbers: Numbers
     sigmoid_range: tuple[float, float]
     greedy: bool | None
+    tempered: bool = True
 
     @property
     def gamma(self) -> int:
@@ -69,6 +72,11 @@ class Step:
     def vocab_size(self) -> int:
         """V."""
         return self.target_logits.shape[2]
+
+
+def scaled(logits: Tensor, step: Step) -> Tensor:
+    """float32 logits (B, ..., V) over the temperature of their sequence; 0 leaves them alone."""
+    return scale(logits, step.temperature) if step.tempered else logits.float()
 
 
 def real_drafts(step: Step) -> Tensor:
@@ -120,7 +128,8 @@ def emit(residual: Tensor, target: Tensor, step: Step) -> Tensor:
         (B,) int64; −1 for an invalid target row.
     """
     empty = ~(residual.amax(1, keepdim=True) >= EMPTY)
-    token = (torch.where(empty, target, residual) / step.numbers.exponentials).argmax(1)
+    weights = torch.where(empty, target, residual.masked_fill(residual < EMPTY, 0))
+    token = (weights / step.numbers.exponentials).argmax(1)
     largest = target.amax(1)
     return torch.where(largest.isfinite() & (largest > 0), token, -1)
 

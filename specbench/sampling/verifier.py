@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from specbench.errors import InputError
-from specbench.sampling.names import COLDEST, MAX_GAMMA, SIGMOID_RANGE
+from specbench.sampling import cuda_methods
+from specbench.sampling.cuda_methods import KernelVerifier
+from specbench.sampling.names import COLDEST, MAX_GAMMA, MAX_VOCAB, SIGMOID_RANGE
 from specbench.sampling.registry import Method, get_method
 from specbench.sampling.step import Numbers, Step, draw, verify_greedy
 
 NOTHING = Numbers(torch.empty(0), torch.empty(0))
 """Greedy decoding takes no chances."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DEBUG = os.environ.get("SPECBENCH_DEBUG", "0") not in ("", "0")
+"""Whether values of GPU tensors are checked too, which stops the host at every step."""
 
 
 @dataclass(frozen=True)
@@ -85,37 +91,68 @@ def verify(
 
 
 class Verifier:
-    """A method bound to one shape, for loops.
+    """A method bound to one shape, for loops and CUDA graphs.
+
+    On a GPU a method of ours is one cooperative launch on torch's current stream: no allocation, no
+    host sync, capturable in a CUDA graph. lengths, temperature, seeds and positions given as device
+    tensors are read by the kernel when it runs, so a replayed graph follows what they then hold.
 
     Args:
-        method: a name of `specbench.methods()`.
+        method: a name of `specbench.methods()`, or a `Method`.
         batch_size: B, at least 1.
         gamma: the most drafts of a step, 0 to 128.
-        vocab_size: V.
+        vocab_size: V, 1 to 262,144 for a kernel.
         dtype: of both logits.
         device: of every tensor.
 
+    Attributes:
+        implementation: "cuda" if a kernel runs, "torch" if the law runs as torch operations.
+
     Raises:
-        InputError: a size or the dtype cannot be used; at a call, tensors of another shape, dtype or
-            device than promised here.
+        InputError: a size or the dtype cannot be used; at a call, tensors of another shape, dtype,
+            device or stride than promised here. Values are checked on CPU tensors, and on a GPU only
+            if the environment has SPECBENCH_DEBUG=1, since looking at them stops the host. Unchecked,
+            an id outside the vocabulary is rejected and lengths are cut to 0 … γ.
+        MachineError: the method's kernel cannot run here.
     """
 
     def __init__(
         self,
-        method: str,
+        method: str | Method,
         batch_size: int,
         gamma: int,
         vocab_size: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.method = get_method(method)
+        self.method = get_method(method) if isinstance(method, str) else method
         _require(batch_size >= 1, f"batch_size is {batch_size}", "It must be at least 1.")
         _check_gamma(gamma)
         _require(vocab_size >= 1, f"vocab_size is {vocab_size}", "It must be at least 1.")
         _check_dtype("dtype", dtype)
         self.shape = (batch_size, gamma + 1, vocab_size)
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device = dtype, _with_index(torch.device(device))
+        self._kernel: KernelVerifier | None = None
+        if kernel := self.method.kernel_on(self.device):
+            _check_vocabulary(vocab_size)
+            self._kernel = KernelVerifier(kernel, batch_size, gamma, vocab_size, dtype, self.device)
+            self._result = Verification(self._kernel.tokens, self._kernel.accepted)
+
+    @property
+    def implementation(self) -> Literal["torch", "cuda"]:
+        """What runs: the law as torch operations, or a kernel."""
+        return self.method.implementation_on(self.device)
+
+    @property
+    def wave(self) -> int | None:
+        """Slots whose rows are read at once: what follows the wave in which a sequence stops is never
+        read. None if all rows always are."""
+        return self._kernel.wave if self._kernel else None
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Device memory that it holds, outputs included; torch operations hold none between calls."""
+        return self._kernel.workspace_bytes if self._kernel else 0
 
     def __call__(
         self,
@@ -128,22 +165,72 @@ class Verifier:
         seeds: int | Tensor = 0,
         positions: int | Tensor = 0,
         sigmoid_range: tuple[float, float] = SIGMOID_RANGE,
+        draft_lse: Tensor | None = None,
+        numbers: Numbers | None = None,
     ) -> Verification:
-        """One verify step; the arguments are those of `verify`."""
-        # "cuda" without a number is whatever GPU the tensors are on.
-        found = target_logits.device
-        device = found if self.device.index is not None else found.type
+        """One verify step; the arguments are those of `verify`, and two more.
+
+        Args:
+            draft_lse: (B, γ) float32, log Σ exp(draft_logits / temperature), kept from sampling the
+                drafts: a kernel then reads of the draft only the row where a sequence stops.
+            numbers: drawn beforehand with the same seeds and positions, for a method that is torch
+                operations; a kernel draws its own, the same.
+
+        Returns:
+            A verification. A kernel's is the verifier's own memory, which the next call overwrites.
+        """
+        if self._kernel is None or self._result is None:
+            self._check_promise(target_logits)
+            return run(
+                self.method, target_logits, draft_logits, draft_tokens, lengths=lengths,
+                temperature=temperature, seeds=seeds, positions=positions,
+                sigmoid_range=sigmoid_range, draft_lse=draft_lse, numbers=numbers,
+            )  # fmt: skip
+        if not self._as_promised(target_logits, draft_logits, draft_tokens):
+            self._check_promise(target_logits)
+            _check_logits(target_logits, draft_logits, draft_tokens)
+            _require(
+                draft_tokens.stride(1) == 1 or draft_tokens.numel() <= 1,
+                f"draft_tokens has stride {draft_tokens.stride(1)} over the drafts",
+                "Call .contiguous() first.",
+            )
+        batch, gamma = self.shape[0], self.shape[1] - 1
+        device = self.device
+        _check_parameter("lengths", lengths, (batch,), torch.int64, device)
+        _check_parameter("temperature", temperature, (batch,), torch.float32, device)
+        _check_parameter("seeds", seeds, (batch,), torch.int64, device)
+        _check_parameter("positions", positions, (batch,), torch.int64, device)
+        _check_parameter("draft_lse", draft_lse, (batch, gamma), torch.float32, device)
+        _check_sigmoid_range(sigmoid_range)
+        if DEBUG:
+            _check_values(draft_tokens, self.shape[2], lengths, temperature)
+        self._kernel(
+            target_logits, draft_logits, draft_tokens, lengths=lengths, temperature=temperature,
+            seeds=seeds, positions=positions, sigmoid_range=sigmoid_range, draft_lse=draft_lse,
+        )  # fmt: skip
+        return self._result
+
+    def _as_promised(self, target_logits: Tensor, draft_logits: Tensor, tokens: Tensor) -> bool:
+        """The quick look of every call; what it does not like is looked at again, for the words."""
+        batch, rows, vocab = self.shape
+        return (
+            target_logits.shape == self.shape
+            and draft_logits.shape == (batch, rows - 1, vocab)
+            and tokens.shape == (batch, rows - 1)
+            and target_logits.dtype == draft_logits.dtype == self.dtype
+            and tokens.dtype == torch.int64
+            and target_logits.device == draft_logits.device == tokens.device == self.device
+            and target_logits.stride(2) == draft_logits.stride(2) == tokens.stride(1) == 1
+        )
+
+    def _check_promise(self, target_logits: Tensor) -> None:
         promised = (self.shape, self.dtype, str(self.device))
-        given = (tuple(target_logits.shape), target_logits.dtype, str(device))
+        given = (tuple(target_logits.shape), target_logits.dtype, str(target_logits.device))
         _require(
             promised == given,
             f"target_logits is {_describe(*given)}, this Verifier was made for {_describe(*promised)}",
             "Make one Verifier for each shape.",
         )
-        return run(
-            self.method, target_logits, draft_logits, draft_tokens, lengths=lengths,
-            temperature=temperature, seeds=seeds, positions=positions, sigmoid_range=sigmoid_range,
-        )  # fmt: skip
 
 
 def run(
@@ -157,46 +244,69 @@ def run(
     seeds: int | Tensor,
     positions: int | Tensor,
     sigmoid_range: tuple[float, float],
+    draft_lse: Tensor | None = None,
     numbers: Numbers | None = None,
 ) -> Verification:
     """`verify` for a `Method` that need not be registered.
 
-    `numbers` may be drawn beforehand (`step.draw` with the same seeds and positions), so that what
+    `numbers` may be drawn beforehand (`draw_numbers` with the same seeds and positions), so that what
     is timed is the method and not the generator.
     """
     _check_logits(target_logits, draft_logits, draft_tokens)
     _check_sigmoid_range(sigmoid_range)
-    if not isinstance(temperature, Tensor):
-        _check_temperature(temperature)
     batch, gamma = draft_tokens.shape
     device = target_logits.device
+    lengths = (
+        None if lengths is None else _per_sequence("lengths", lengths, batch, torch.int64, device)
+    )
+    if isinstance(temperature, Tensor):
+        temperature = _per_sequence("temperature", temperature, batch, torch.float32, device)
+    else:
+        _check_temperature(temperature)
+    seeds = _per_sequence("seeds", seeds, batch, torch.int64, device)
+    positions = _per_sequence("positions", positions, batch, torch.int64, device)
+    _check_parameter("draft_lse", draft_lse, (batch, gamma), torch.float32, device)
+    if device.type == "cpu" or DEBUG:
+        _check_values(draft_tokens, target_logits.shape[2], lengths, temperature)
+    if method.kernel_on(device):
+        verifier = Verifier(method, *_sizes(target_logits), target_logits.dtype, device)
+        return verifier(
+            target_logits, draft_logits, draft_tokens, lengths=lengths, temperature=temperature,
+            seeds=seeds, positions=positions, sigmoid_range=sigmoid_range, draft_lse=draft_lse,
+        )  # fmt: skip
     greedy = _all_greedy(temperature)
-    if lengths is None:
-        lengths = torch.full((batch,), gamma, device=device)
+    if numbers is None and greedy is not True:
+        numbers = draw_numbers(seeds, positions, gamma, target_logits.shape[2])
     step = Step(
         target_logits,
         draft_logits,
         draft_tokens,
-        _per_sequence("lengths", lengths, batch, torch.int64, device),
+        torch.full((batch,), gamma, device=device) if lengths is None else lengths,
         _per_sequence("temperature", temperature, batch, torch.float32, device),
-        numbers or (NOTHING if greedy is True else _draw(seeds, positions, target_logits, gamma)),
+        numbers or NOTHING,
         sigmoid_range,
         greedy,
+        tempered=temperature != 1.0 if isinstance(temperature, int | float) else True,
     )
-    if device.type == "cpu":
-        _check_values(step)
     return _verification(step, *_decide(method, step))
 
 
-def _draw(
-    seeds: int | Tensor, positions: int | Tensor, target_logits: Tensor, gamma: int
-) -> Numbers:
-    batch, _, vocab = target_logits.shape
-    seed, position = (
-        _per_sequence(name, value, batch, torch.int64, target_logits.device)
-        for name, value in (("seeds", seeds), ("positions", positions))
-    )
-    return draw(seed, position, gamma, vocab)
+def draw_numbers(seeds: Tensor, positions: Tensor, gamma: int, vocab_size: int) -> Numbers:
+    """What a verify step of torch operations draws: by one kernel on a GPU, else as torch operations.
+
+    Args:
+        seeds, positions: (B,) int64 on one device.
+
+    Raises:
+        MachineError: on a GPU, if its kernel cannot run here.
+    """
+    by_kernel = seeds.device.type == "cuda"
+    return (cuda_methods.draw if by_kernel else draw)(seeds, positions, gamma, vocab_size)
+
+
+def _sizes(target_logits: Tensor) -> tuple[int, int, int]:
+    batch, rows, vocab = target_logits.shape
+    return batch, rows - 1, vocab
 
 
 def _decide(method: Method, step: Step) -> tuple[Tensor, Tensor]:
@@ -288,39 +398,82 @@ def _check_logits(target_logits: Tensor, draft_logits: Tensor, draft_tokens: Ten
         )
 
 
-def _check_values(step: Step) -> None:
-    low, high = int(step.lengths.min()), int(step.lengths.max())
+def _check_parameter(
+    name: str,
+    value: float | Tensor | None,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """A parameter that a kernel reads where it lies: nothing may be converted.
+
+    Runs at every step, so words are made only for an error.
+    """
+    if value is None:
+        return
+    if not isinstance(value, Tensor):
+        if name == "temperature":
+            _check_temperature(value)
+        elif not isinstance(value, int) or not -(2**63) <= value < 2**63:
+            raise InputError(f"{name} is {value!r}", "Expected an int of 64 bits, or a tensor.")
+    elif value.shape != shape or value.dtype != dtype:
+        raise InputError(
+            f"{name} is {_describe(tuple(value.shape), value.dtype)}",
+            f"Expected {_describe(shape, dtype)}.",
+        )
+    elif value.device != device:
+        raise InputError(f"{name} is on {value.device}", f"The logits are on {device}.")
+    elif value.stride(-1) != 1 and value.numel() > 1:
+        raise InputError(f"{name} has stride {value.stride(-1)}", "Call .contiguous() first.")
+
+
+def _check_values(
+    draft_tokens: Tensor, vocab_size: int, lengths: Tensor | None, temperature: float | Tensor
+) -> None:
+    batch, gamma = draft_tokens.shape
+    if lengths is None:
+        lengths = torch.full((batch,), gamma, device=draft_tokens.device)
+    low, high = int(lengths.min()), int(lengths.max())
     _require(
-        low >= 0 and high <= step.gamma,
+        low >= 0 and high <= gamma,
         f"lengths range from {low} to {high}",
-        f"Expected 0 to gamma, which is {step.gamma} here.",
+        f"Expected 0 to gamma, which is {gamma} here.",
     )
-    for temperature in step.temperature.unique().tolist():
-        _check_temperature(temperature)
-    real = torch.arange(step.gamma) < step.lengths[:, None]
-    wrong = real & ((step.draft_tokens < 0) | (step.draft_tokens >= step.vocab_size))
+    if isinstance(temperature, Tensor):
+        for value in temperature.unique().tolist():
+            _check_temperature(value)
+    real = torch.arange(gamma, device=draft_tokens.device) < lengths[:, None]
+    wrong = real & ((draft_tokens < 0) | (draft_tokens >= vocab_size))
     _require(
         not bool(wrong.any()),
-        f"draft_tokens holds the id {step.draft_tokens[wrong][:1].tolist()}",
-        f"Expected ids from 0 to V-1, which is {step.vocab_size - 1} here.",
+        f"draft_tokens holds the id {draft_tokens[wrong][:1].tolist()}",
+        f"Expected ids from 0 to V-1, which is {vocab_size - 1} here.",
+    )
+
+
+def _check_vocabulary(vocab_size: int) -> None:
+    _require(
+        vocab_size <= MAX_VOCAB,
+        f"vocab_size is {vocab_size}",
+        f"The kernels take up to {MAX_VOCAB}.",
     )
 
 
 def _check_sigmoid_range(sigmoid_range: tuple[float, float]) -> None:
     alpha, beta = sigmoid_range
-    _require(
-        math.isfinite(alpha) and math.isfinite(beta) and alpha < beta,
-        f"sigmoid_range is ({alpha:g}, {beta:g})",
-        "Expected two finite numbers, the smaller first.",
-    )
+    if not (math.isfinite(alpha) and math.isfinite(beta) and alpha < beta):
+        raise InputError(
+            f"sigmoid_range is ({alpha:g}, {beta:g})",
+            "Expected two finite numbers, the smaller first.",
+        )
 
 
 def _check_temperature(temperature: float) -> None:
-    _require(
-        temperature == 0 or COLDEST <= temperature < math.inf,
-        f"temperature is {temperature}",
-        f"Expected 0, which is greedy, or a finite number of at least {COLDEST:g}.",
-    )
+    if temperature != 0 and not COLDEST <= temperature < math.inf:
+        raise InputError(
+            f"temperature is {temperature}",
+            f"Expected 0, which is greedy, or a finite number of at least {COLDEST:g}.",
+        )
 
 
 def _check_gamma(gamma: int) -> None:
@@ -329,6 +482,13 @@ def _check_gamma(gamma: int) -> None:
 
 def _check_dtype(name: str, dtype: torch.dtype) -> None:
     _require(dtype in DTYPES, f"{name} has dtype {dtype}", "Expected float32, float16 or bfloat16.")
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """ "cuda" is the current GPU, as torch takes it."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _describe(shape: tuple[int, ...], dtype: torch.dtype, device: str = "") -> str:

@@ -15,13 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from specbench.assets import checkout_dir, kernels_dir
+from specbench.assets import checkout_dir
+from specbench.cuda import loader
 from specbench.errors import SpecbenchError
 from specbench.telemetry.nvml import cuda_uuid, describe
 
 PACKAGES = (
     *("specbench", "torch", "transformers", "tokenizers", "datasets", "triton"),
     *("cupy-cuda12x", "cupy-cuda13x", "cupy", "numpy", "pandas", "pyarrow", "nvidia-ml-py"),
+    *("flashinfer-python", "vllm"),
 )
 GIT_TIMEOUT_S = 2.0
 
@@ -86,17 +88,11 @@ def cpu_model() -> str | None:
 
 
 def kernel_hash() -> str | None:
-    """SHA-256 over name and content of every file under kernels/; None if it is missing."""
+    """The CUDA C of kernels/, see `loader.kernel_hash`; None if it is missing."""
     try:
-        root = kernels_dir()
+        return loader.kernel_hash()
     except SpecbenchError:
         return None
-    digest = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        digest.update(
-            f"{path.relative_to(root).as_posix()}\0{_sha256(path.read_bytes())}\n".encode()
-        )
-    return digest.hexdigest()
 
 
 def device_facts(device: Any) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from specbench import assets
 from specbench.cli import doctor
 from specbench.cli.app import main
+from specbench.cuda import compile, loader, requirements
+from specbench.errors import MachineError
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +63,77 @@ def test_gpus_have_names(monkeypatch):
     gpu = finding("run on a GPU")
     assert gpu.works is True
     assert "Card 0, Card 1" in gpu.detail
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU and all that kernels need; nothing is compiled."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Card")
+    monkeypatch.setattr(requirements, "check_cupy", lambda: "14.2.0, built for CUDA 13.2")
+    monkeypatch.setattr(requirements, "check_driver", lambda: "for CUDA 13.0")
+    monkeypatch.setattr(requirements, "check_nvrtc", lambda: "NVRTC 13.0")
+    monkeypatch.setattr(loader, "load", lambda *what: SimpleNamespace(registers=40))
+
+
+def fail():
+    raise MachineError("it is missing", "get it")
+
+
+def test_without_a_gpu_one_line_says_what_works(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    kernels = finding("CUDA kernels")
+    assert kernels.works is None
+    assert "every method runs as torch operations" in kernels.detail
+    assert not {"CuPy", "CUDA driver", "kernel compiler"} & {x.what for x in doctor.findings()}
+
+
+def test_a_machine_for_kernels(gpu):
+    assert finding("CuPy").detail == "14.2.0, built for CUDA 13.2"
+    assert finding("CUDA driver").works is True
+    assert finding("kernel compiler").detail == "NVRTC 13.0"
+    assert finding("CUDA kernels").works is True
+    assert finding("CUDA kernels").detail.startswith("18 compiled in ")
+    assert "40 registers at most; cooperative launch" in finding("CUDA kernels").detail
+
+
+@pytest.mark.parametrize(
+    ("check", "what"),
+    [("check_cupy", "CuPy"), ("check_driver", "CUDA driver"), ("check_nvrtc", "kernel compiler")],
+)
+def test_what_kernels_miss_is_named_and_nothing_is_compiled(gpu, monkeypatch, check, what):
+    monkeypatch.setattr(requirements, check, fail)
+    assert finding(what).works is False
+    assert finding(what).detail == "it is missing: get it"
+    assert "CUDA kernels" not in {one.what for one in doctor.findings()}
+
+
+def test_a_kernel_that_does_not_compile(gpu, monkeypatch):
+    monkeypatch.setattr(loader, "load", lambda *what: fail())
+    assert finding("CUDA kernels").works is False
+
+
+@pytest.mark.gpu
+def test_every_kernel_compiles_here():
+    assert finding("CUDA kernels").works is True, finding("CUDA kernels").detail
+
+
+def test_the_table_of_kernels(monkeypatch, capsys):
+    def compile_kernel(stem, dtype, architecture):
+        spill_bytes = 24 if (stem, architecture) == ("verify_block", "sm_100") else 0
+        return compile.Compiled(
+            stem, dtype, architecture, 64, spill_bytes // 3, spill_bytes, 512, ""
+        )
+
+    monkeypatch.setattr(compile, "compile_kernel", compile_kernel)
+    assert main(["doctor", "--kernels"]) == 0
+    out = capsys.readouterr().out
+    rows = [[x.strip() for x in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert ["verify_fused", "bfloat16", "512", *["64"] * 6] in rows
+    assert ["verify_block", "float32", "512", *["64"] * 5, "64 stack 8 SPILLS 24"] in rows
+    assert len(rows) == 18
+    assert "NVRTC 13." in out
 
 
 def test_missing_folders_are_a_finding_not_a_crash(monkeypatch, tmp_path, capsys):

@@ -39,6 +39,14 @@ def test_methods_say_which_are_exact(capsys, monkeypatch):
     assert stated["sigmoid"] == "no"
 
 
+def test_methods_say_how_many_launches_they_are(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["list", "methods"])
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    stated = {row[1].strip(): row[4].strip() for row in rows}
+    assert (stated["baseline"], stated["exact"], stated["fused"]) == ("–", "1", "1")
+
+
 def test_scenarios_count_their_cases(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     main(["list", "scenarios"])

@@ -50,7 +50,7 @@ def test_the_kernel_gives_the_bits_of_torch(purpose):
     )[:, 0]
     assert np.array_equal(cupy.asnumpy(words).astype(np.int64), expected.numpy())
     assert np.array_equal(cupy.asnumpy(uniforms), philox.uniform(expected).numpy())
-    # log1p differs in the last bit between libraries.
+    # The kernel takes a series and the GPU's logarithm where torch has log1p.
     assert np.allclose(
-        cupy.asnumpy(exponentials), philox.exponential(expected).numpy(), rtol=1e-6, atol=0
+        cupy.asnumpy(exponentials), philox.exponential(expected).numpy(), rtol=4e-6, atol=0
     )

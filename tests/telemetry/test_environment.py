@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from specbench.cuda import loader
 from specbench.errors import MachineError
-from specbench.telemetry import environment
 from specbench.telemetry.environment import capture, git_state, kernel_hash, package_versions
 
 UNKNOWN = {"git_sha": None, "git_dirty": None}
@@ -100,25 +100,15 @@ def test_a_hooks_git_dir_does_not_mislead(tmp_path, checkout, monkeypatch):
     assert git_state(checkout)["git_sha"] == sha
 
 
-def test_the_kernel_hash_sees_content_and_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "kernels_dir", lambda: tmp_path)
-    source = tmp_path / "verify.cu"
-    source.write_text("a")
-    first = kernel_hash()
-    source.write_text("b")
-    second = kernel_hash()
-    source.rename(tmp_path / "other.cu")
-    third = kernel_hash()
-    assert len({first, second, third}) == 3
-    (tmp_path / "other.cu").rename(source)
-    assert kernel_hash() == second
+def test_the_kernel_hash_is_the_loaders():
+    assert capture([], None)["kernel_hash"] == loader.kernel_hash()
 
 
 def test_missing_kernels_have_no_hash(monkeypatch):
     def missing():
         raise MachineError("the folder kernels/ is missing")
 
-    monkeypatch.setattr(environment, "kernels_dir", missing)
+    monkeypatch.setattr(loader, "kernels_dir", missing)
     assert kernel_hash() is None
 
 

@@ -1,0 +1,1 @@
+"""CUDA C from kernels/: what this machine needs for it, compiling, launching."""
