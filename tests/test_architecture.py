@@ -25,13 +25,15 @@ ALLOWED = {
     "demo": {"tasks", "pairs", "engine", "sampling"},
     "scenario": {"sampling.names"},
     "report": set(),
-    "telemetry": {"engine.observer"},
+    "telemetry": {"engine.observer", "cuda.loader"},
+    "micro": {"scenario", "sampling", "telemetry", "report"},
     "sandbox": set(),
     "runner": {
         "scenario", "pairs", "tasks", "engine", "sampling", "cuda", "telemetry", "report", "sandbox",
     },
     "cli": {
-        "runner", "scenario", "pairs", "tasks", "engine", "sampling", "telemetry", "report", "demo",
+        "runner", "micro", "scenario", "pairs", "tasks", "engine", "sampling", "cuda", "telemetry",
+        "report", "demo",
     },
     "errors": set(),
     "assets": set(),
@@ -48,7 +50,7 @@ RESERVED = {
     "click": set(),
     "torch": {
         "sampling", "engine", "cuda", "telemetry.spans", "telemetry.profile", "telemetry.nvml",
-        "telemetry.environment", "runner", "pairs", "cli", "demo", "__init__",
+        "telemetry.environment", "micro", "runner", "pairs", "cli", "demo", "__init__",
     },
     "transformers": {"engine", "pairs", "cli.run", "demo"},
     "pandas": {"report", "cli"},

@@ -18,6 +18,7 @@ from specbench.cli.check import check
 from specbench.cli.compare import compare
 from specbench.cli.doctor import doctor
 from specbench.cli.list import list_
+from specbench.cli.micro import micro
 from specbench.cli.run import run
 from specbench.errors import ExitCode, SpecbenchError
 
@@ -99,6 +100,7 @@ def _explain(error: Exception) -> ExitCode:
 
 app.command("run")(_bounded(run))
 app.command("compare")(_bounded(compare))
+app.command("micro")(_bounded(micro))
 app.command("check")(_bounded(check))
 app.command("list")(_bounded(list_))
 app.command("doctor")(_bounded(doctor))

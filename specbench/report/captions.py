@@ -55,7 +55,10 @@ def _doubt(best: pd.Series[Any]) -> str:
 
 
 def implementation(lines: pd.DataFrame) -> str | None:
-    """What the verify step ran as; without CUDA kernels no time here is theirs."""
+    """What the verify step ran as; without CUDA kernels no time here is theirs.
+
+    Where both ran, the torch ops are favoured: Philox in torch would drown them.
+    """
     ran = lines[lines["sequences"] > 0]
     kinds = {
         kind: list(dict.fromkeys(part["label"]))
@@ -68,6 +71,8 @@ def implementation(lines: pd.DataFrame) -> str | None:
         where = f" on {device}" if device else ""
         return f"verify implemented as torch ops{where}; the CUDA kernels are not in this run"
     named = [f"{', '.join(who)} as {_IMPLEMENTATIONS.get(str(k), k)}" for k, who in kinds.items()]
+    if "torch" in kinds:
+        named.append("torch ops get their random numbers before the clock, kernels draw their own")
     return f"verify on {device}: {'; '.join(named)}"
 
 

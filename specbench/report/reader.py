@@ -16,14 +16,25 @@ import pyarrow.parquet as pq
 from pandas.api.extensions import ExtensionDtype
 
 from specbench.errors import InputError
-from specbench.report.schema import CASE_KEY, METADATA_KEY, SCHEMA, SCHEMA_VERSION
-
-REQUIRED = frozenset(
-    {"run_id", "sample_id", "repeat", "status", "new_tokens", "verify_steps", "drafted"}
-    | {"accepted", "step_verify_us", "wall_s", "verify_s"}
-    | set(CASE_KEY)
+from specbench.report.schema import (
+    CASE_KEY,
+    METADATA_KEY,
+    MICRO,
+    MICRO_KEY,
+    RUN,
+    SCHEMA_VERSION,
+    SCHEMAS,
 )
-"""Without these there is nothing to compare; any other column that is missing reads as null."""
+
+REQUIRED = {
+    RUN: frozenset(
+        {"run_id", "sample_id", "repeat", "status", "new_tokens", "verify_steps", "drafted"}
+        | {"accepted", "step_verify_us", "wall_s", "verify_s"}
+        | set(CASE_KEY)
+    ),
+    MICRO: frozenset({"run_id", "status", "time_us", "time_from", "bytes_moved", *MICRO_KEY}),
+}
+"""By kind of file: without these there is nothing to compare; any other missing column reads as null."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +50,23 @@ class Run:
         """Eight hex digits; the file's name if it does not say."""
         return str(self.metadata.get("run_id") or self.path.stem)
 
+    @property
+    def kind(self) -> str:
+        """`schema.RUN` or `schema.MICRO`."""
+        return _kind(self.metadata)
+
 
 def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """The rows of all result files, one line per generated sequence; `run_id` tells them apart.
+
+    Of files of `specbench micro`: one line per shape, method and state of the L2.
 
     Args:
         paths: files, folders (their `*.parquet`) and glob patterns.
 
     Raises:
-        InputError: a path matches nothing, or a file is damaged, foreign or too new.
+        InputError: a path matches nothing, a file is damaged, foreign or too new, or the files are
+            of both kinds.
 
     Example:
         >>> load_results("results/*.parquet").groupby("method")["verify_s"].sum()
@@ -58,7 +77,14 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
 
 def read_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
     """Each result file by itself, in the order given; errors as in `load_results`."""
-    return [read_run(path) for path in expand(paths)]
+    runs = [read_run(path) for path in expand(paths)]
+    if other := next((run for run in runs if run.kind != runs[0].kind), None):
+        raise InputError(
+            f"{runs[0].path} is a file of `specbench {runs[0].kind}`, {other.path} one of "
+            f"`specbench {other.kind}`: they have nothing in common",
+            "Give files of one kind; those of micro are named micro-*.parquet.",
+        )
+    return runs
 
 
 def read_run(path: str | Path) -> Run:
@@ -72,8 +98,8 @@ def read_run(path: str | Path) -> Run:
         metadata = _metadata(path, file.schema_arrow)
         with _damage_reported(path):
             table = file.read()
-    rows = _conform(path, table).to_pandas(maps_as_pydicts="lossy", types_mapper=_integers)
-    return Run(path, metadata, rows)
+    ours = _conform(path, table, _kind(metadata))
+    return Run(path, metadata, ours.to_pandas(maps_as_pydicts="lossy", types_mapper=_integers))
 
 
 def _integers(kind: pa.DataType) -> ExtensionDtype | None:
@@ -151,25 +177,35 @@ def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
             f"{path} was written by schema {version}, this specbench reads {major}.x",
             "Update specbench: pip install --upgrade specbench",
         )
+    if _kind(metadata) not in SCHEMAS:
+        raise InputError(
+            f"{path} is a result of kind {_kind(metadata)!r}, which this specbench does not know",
+            "Update specbench: pip install --upgrade specbench",
+        )
     return dict(metadata)
 
 
-def _conform(path: Path, table: pa.Table) -> pa.Table:
+def _kind(metadata: dict[str, Any]) -> str:
+    return str(metadata.get("kind", RUN))
+
+
+def _conform(path: Path, table: pa.Table, kind: str) -> pa.Table:
     """The table with this schema's columns and types; columns of a newer schema stay."""
+    schema = SCHEMAS[kind]
     names = set(table.column_names)
-    missing = sorted(REQUIRED - names)
+    missing = sorted(REQUIRED[kind] - names)
     if missing:
         raise InputError(
             f"{path} lacks the columns {', '.join(missing)}",
             "The file was changed by another program; take the original.",
         )
-    for field in SCHEMA:
+    for field in schema:
         if field.name not in names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    extra = [field for field in table.schema if field.name not in SCHEMA.names]
-    ours = table.select([*SCHEMA.names, *(field.name for field in extra)])
+    extra = [field for field in table.schema if field.name not in schema.names]
+    ours = table.select([*schema.names, *(field.name for field in extra)])
     try:
-        return ours.cast(pa.schema([*SCHEMA, *extra]))
+        return ours.cast(pa.schema([*schema, *extra]))
     except pa.ArrowException as error:
         raise InputError(
             f"{path} has a column of the wrong type: {error}",

@@ -39,7 +39,7 @@ def render_run(run: Run, console: Console | None = None) -> None:
     Raises:
         NotComparableError: no case of the run finished.
     """
-    console = console or _console()
+    console = console or page()
     for group in within(run).groups:
         print_sheet(_main_sheet(group), console)
 
@@ -52,7 +52,7 @@ def render_comparison(
     Args:
         output_format: "table" (for a terminal), "markdown" or "json".
     """
-    console = console or _console()
+    console = console or page()
     if output_format == "json":
         _write(to_json(comparison), console)
     else:
@@ -235,7 +235,8 @@ def _write(text: str, console: Console) -> None:
     console.file.write(text + "\n")
 
 
-def _console() -> Console:
+def page() -> Console:
+    """The terminal on stdout, or a page of `WIDTH` columns where there is none."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)

@@ -99,7 +99,7 @@ class RunWriter:
         table = pa.Table.from_pylist([own | row for row in rows], schema=SCHEMA)
         path = self._dir / f"part-{self._next_part:06d}.parquet"
         with self._disk_errors(path), atomic_file(path) as temp:
-            _write_parquet(temp, SCHEMA, [table])
+            write_parquet(temp, SCHEMA, [table])
         self._parts.append(_Part(path))
         self._next_part += 1
 
@@ -132,9 +132,9 @@ class RunWriter:
         schema = SCHEMA.with_metadata(
             {METADATA_KEY: json.dumps(self.metadata | {"complete": complete})}
         )
-        path = self.output_dir / self._file_name()
+        path = self.output_dir / file_name(self.scenario, self.metadata)
         with self._disk_errors(path), atomic_file(path, temp_dir=self._dir) as temp:
-            _write_parquet(temp, schema, self._joined())
+            write_parquet(temp, schema, self._joined())
         if complete:
             shutil.rmtree(self._dir, ignore_errors=True)
         return path
@@ -154,11 +154,6 @@ class RunWriter:
     def _dir(self) -> Path:
         return self.output_dir / PARTIAL / self.run_id
 
-    def _file_name(self) -> str:
-        started = datetime.fromisoformat(self.metadata["created_utc"]).astimezone(UTC)
-        name = re.sub(r"[^\w.-]+", "-", self.scenario)
-        return f"{name}-{started:%Y%m%dT%H%M%SZ}-{self.run_id}.parquet"
-
     def _start(self, run_id: str, scenario: str, metadata: dict[str, Any]) -> None:
         self.run_id, self.scenario = run_id, scenario
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -174,11 +169,11 @@ class RunWriter:
         except FileExistsError as error:
             raise self._cannot_start(error) from error
         except OSError as error:
-            raise _not_writable(self.output_dir, error) from error
+            raise not_writable(self.output_dir, error) from error
 
     def _cannot_start(self, error: OSError) -> InputError:
         if not self._dir.is_dir():
-            return _not_writable(self.output_dir, error)
+            return not_writable(self.output_dir, error)
         return InputError(
             f"run {self.run_id} exists already in {self._dir.parent}",
             f"Go on with it: --resume {self.run_id}; or delete its folder.",
@@ -195,7 +190,7 @@ class RunWriter:
             remove_leftovers(self._dir)
             self._save_metadata()
         except OSError as error:
-            raise _not_writable(self.output_dir, error) from error
+            raise not_writable(self.output_dir, error) from error
         self._adopt_parts()
 
     def _adopt_parts(self) -> None:
@@ -239,7 +234,14 @@ def _sequences(table: pa.Table) -> list[tuple[Any, ...]]:
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
-def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+def file_name(what: str, metadata: dict[str, Any]) -> str:
+    """`<what>-<UTC start>-<run_id>.parquet`, from the metadata of a run."""
+    started = datetime.fromisoformat(metadata["created_utc"]).astimezone(UTC)
+    name = re.sub(r"[^\w.-]+", "-", what)
+    return f"{name}-{started:%Y%m%dT%H%M%SZ}-{metadata['run_id']}.parquet"
+
+
+def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Writes the tables one after the other, in groups of rows: many small ones read slowly, and
     all at once may not fit into memory."""
     waiting: list[pa.Table] = []
@@ -253,7 +255,8 @@ def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) ->
             writer.write_table(pa.concat_tables(waiting).cast(schema))
 
 
-def _not_writable(output_dir: Path, error: OSError) -> InputError:
+def not_writable(output_dir: Path, error: OSError) -> InputError:
+    """The error for a folder of results that refuses a file."""
     return InputError(
         f"cannot write to the output directory {output_dir}: {error.strerror or error}",
         "Name another folder with --output-dir, or change its permissions.",

@@ -12,7 +12,7 @@ from specbench import __version__
 from specbench.cli import app
 from specbench.errors import ExitCode, InputError, MachineError, NotComparableError
 
-COMMANDS = ["run", "compare", "check", "list", "doctor"]
+COMMANDS = ["run", "compare", "micro", "check", "list", "doctor"]
 
 
 @pytest.fixture(autouse=True)

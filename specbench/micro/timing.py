@@ -1,0 +1,153 @@
+"""Times of single calls, on the GPU and on the host, and what this card can do at best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+Call = Callable[[], object]
+
+WARM_UPS = 3
+BLOCK_BYTES = 2**30
+"""What the bandwidth is measured on: many times any L2."""
+BLOCK_READS, FLOOR_KERNELS, FLOOR_REPLAYS = 20, 200, 10
+
+
+@dataclass(frozen=True)
+class Card:
+    """What bounds every kernel here; all None on a CPU.
+
+    Attributes:
+        read_gbps: 10⁹ bytes per second of reading a GiB once, measured.
+        launch_floor_us: the smallest kernel in a graph, launch gap included.
+        l2_bytes: size of the L2.
+    """
+
+    read_gbps: float | None = None
+    launch_floor_us: float | None = None
+    l2_bytes: int | None = None
+
+
+def measure_card(device: torch.device) -> Card:
+    """Measures the card; takes a moment, so once for all shapes."""
+    if device.type != "cuda":
+        return Card()
+    size = torch.cuda.get_device_properties(device).L2_cache_size
+    return Card(_read_gbps(device), _launch_floor_us(device), size)
+
+
+def _read_gbps(device: torch.device) -> float:
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    block = torch.ones(min(BLOCK_BYTES, free_bytes // 4) // 4, device=device)
+    spans = [_events() for _ in range(BLOCK_READS)]
+    warm_up(block.sum)
+    for start, end in spans:
+        start.record()
+        block.sum()
+        end.record()
+    torch.cuda.synchronize()
+    read_us = median(float(start.elapsed_time(end)) * 1e3 for start, end in spans)
+    return block.numel() * block.element_size() / read_us / 1e3
+
+
+def _launch_floor_us(device: torch.device) -> float:
+    one = torch.zeros(1, device=device)
+    warm_up(lambda: one.add_(1))
+    graph = capture([lambda: one.add_(1)] * FLOOR_KERNELS)
+    return median(replay_us(graph, FLOOR_KERNELS) for _ in range(FLOOR_REPLAYS))
+
+
+def warm_up(call: Call) -> None:
+    """Compiles, allocates and initialises, on a side stream as graph capture asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+
+
+def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
+    """One CUDA graph of all calls in order. What they read and write must live as long as the graph.
+
+    Raises:
+        RuntimeError: a call waits for the GPU, or does something else that no graph can hold.
+    """
+    # Looked for beforehand: a capture that fails leaves torch's allocator in a bad way (before 2.12
+    # it believes for good that a capture is under way).
+    refuse_waiting(calls[0])
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            for call in calls:
+                call()
+    except BaseException:
+        # If ending the capture fails too, its stream is left as the current one.
+        torch.cuda.set_stream(stream)
+        raise
+    return graph
+
+
+def refuse_waiting(call: Call) -> None:
+    """Raises the error of the torch operation that waits for the GPU, if the call has one."""
+    before, asked = torch.cuda.get_sync_debug_mode(), torch.cuda.is_current_stream_capturing
+    # A method may know better than to wait during a capture (the one for FlashInfer does): it is
+    # tried as if it were in one.
+    torch.cuda.is_current_stream_capturing = lambda: True
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.is_current_stream_capturing = asked
+
+
+def replay_us(graph: torch.cuda.CUDAGraph, calls: int) -> float:
+    """GPU time of one of the graph's calls, gaps between its kernels included.
+
+    The replay before the timed one keeps the GPU busy while the host issues the timed one, so no
+    launch latency is in the figure; it also leaves warm inputs in the L2, and cold ones out of it.
+    """
+    start, end = _events()
+    graph.replay()
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e3 / calls
+
+
+def host_us(calls: Iterator[Call], count: int) -> float:
+    """Host time to issue one call. So few that the driver's queue of launches never fills."""
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(count):
+        next(calls)()
+    spent_s = time.perf_counter() - begin
+    torch.cuda.synchronize()
+    return spent_s * 1e6 / count
+
+
+def wall_us(calls: Iterator[Call], device: torch.device) -> float:
+    """From the call to its result, as an eager caller waits for it; the call before does not count."""
+    next(calls)()
+    wait(device)
+    begin = time.perf_counter()
+    next(calls)()
+    wait(device)
+    return (time.perf_counter() - begin) * 1e6
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what was issued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -1,0 +1,155 @@
+"""From a plan to rows, on a CPU: figures, failures, interruptions, and the order of measuring."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from specbench.micro import measure as module
+from specbench.micro import subject
+from specbench.micro.measure import measure
+from specbench.micro.plan import make_plan
+from specbench.micro.subject import Subject, against_floor
+from specbench.micro.timing import Card
+from specbench.report.schema import MICRO_SCHEMA
+from specbench.telemetry.nvml import NvmlSampler
+from specbench.telemetry.profile import KernelTimes
+
+CPU = torch.device("cpu")
+TINY = {"vocab_size": "31", "batch_size": "2", "gamma": "3", "dtype": "float32", "replays": 3}
+
+
+def silent(_):
+    pass
+
+
+def test_a_row_for_each_method_and_shape():
+    plan = make_plan(CPU, **TINY | {"vocab_size": "31,64"})
+    outcome = measure(plan, silent, silent)
+    assert not outcome.interrupted
+    assert [(row["vocab_size"], row["method"]) for row in outcome.rows] == [
+        (shape.vocab_size, method.name) for shape in plan.shapes for method in plan.methods
+    ]
+    for row in outcome.rows:
+        assert set(row) <= set(MICRO_SCHEMA.names)
+        if row["status"] == "ok":
+            assert row["time_from"] == "wall"
+            assert row["time_us"] == row["wall_us"] > 0
+            assert len(row["wall_us_samples"]) == row["replays"] == 3
+            assert 0 <= row["accepted"] <= 3
+            assert "graph_us" not in row
+            assert "floor_us" not in row
+
+
+def failing_law(step):
+    raise RuntimeError("no such kernel\nand a page of advice")
+
+
+def test_a_method_that_fails_is_a_row_and_the_others_go_on():
+    plan = make_plan(CPU, method="baseline,fused", **TINY)
+    plan.methods[0] = replace(plan.methods[0], law=failing_law)
+    first, second = measure(plan, silent, silent).rows
+    assert (first["status"], first["error"]) == ("failed", "RuntimeError: no such kernel")
+    assert "time_us" not in first
+    assert second["status"] == "ok"
+
+
+def test_inputs_that_do_not_fit_fail_every_method_of_the_shape(monkeypatch):
+    def full(*_, **__):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(module, "make_sets", full)
+    rows = measure(make_plan(CPU, method="baseline,fused", **TINY), silent, silent).rows
+    assert [(row["method"], row["error"]) for row in rows] == [
+        ("baseline", "MemoryError: no room"), ("fused", "MemoryError: no room"),
+    ]  # fmt: skip
+
+
+def test_ctrl_c_keeps_the_finished_shapes(monkeypatch):
+    saved = []
+
+    def interrupt(text):
+        if text.startswith("timing 2/2"):
+            raise KeyboardInterrupt
+
+    plan = make_plan(CPU, method="fused", **TINY | {"vocab_size": "31,64"})
+    outcome = measure(plan, lambda rows: saved.append(len(rows)), interrupt)
+    assert outcome.interrupted
+    assert [row["vocab_size"] for row in outcome.rows] == [31]
+    assert saved == [1]
+
+
+def test_methods_take_turns_there_and_back(monkeypatch):
+    order = []
+    monkeypatch.setattr(Subject, "sample", lambda self: order.append(self.method.name))
+    monkeypatch.setattr(Subject, "row", lambda self: {"status": "failed"})
+    measure(make_plan(CPU, method="baseline,exact,fused", **TINY), silent, silent)
+    there = ["baseline", "exact", "fused"]
+    assert order == [*there, *there[::-1], *there]
+
+
+ROW = {"l2": "cold", "graph_us": 10.0, "kernel_us": 8.0, "wall_us": 50.0, "read_gbps": 3000.0,
+       "bytes_moved": 15e6}  # fmt: skip
+
+
+class TestFloor:
+    def test_of_a_graph(self):
+        found = against_floor(ROW)
+        assert (found["time_us"], found["time_from"]) == (10.0, "graph")
+        assert found["floor_us"] == pytest.approx(5.0)
+        assert found["floor_ratio"] == pytest.approx(2.0)
+        assert found["bandwidth_share"] == pytest.approx(0.5)
+
+    def test_of_the_kernels_where_there_is_no_graph(self):
+        found = against_floor(ROW | {"graph_us": None})
+        assert (found["time_us"], found["time_from"]) == (8.0, "kernels")
+
+    def test_wall_time_on_a_gpu_is_no_kernel_time(self):
+        assert against_floor(ROW | {"graph_us": None, "kernel_us": None}) == {}
+
+
+class TestTwoPasses:
+    """The GPU's way, with its clocks and its profiler made up."""
+
+    @pytest.fixture
+    def rows(self, monkeypatch):
+        """Of baseline, of which no graph can be captured, and fused; timed, then profiled."""
+
+        def capture(calls):
+            if calls[0].func.method.name == "baseline":
+                raise RuntimeError("called a synchronizing CUDA operation")
+            return len(calls)
+
+        def profile_kernels(call, calls):
+            assert call().num_accepted.shape == (2,)
+            return KernelTimes(4.0, 1.0, {"verify": 4.0})
+
+        plan = make_plan(CPU, method="baseline,fused", **TINY)
+        who = [(method, l2) for method in plan.methods for l2 in ("cold", "warm")]
+        monkeypatch.setattr(module._Bench, "_who", lambda self: who)
+        monkeypatch.setattr(subject, "warm_up", lambda call: call())
+        monkeypatch.setattr(subject, "capture", capture)
+        monkeypatch.setattr(subject, "replay_us", lambda graph, calls: float(calls))
+        monkeypatch.setattr(subject, "host_us", lambda calls, count: float(count))
+        monkeypatch.setattr(subject, "profile_kernels", profile_kernels)
+        bench = module._Bench(plan, Card(read_gbps=1.0, launch_floor_us=1.0, l2_bytes=1))
+        (shape,) = plan.shapes
+        with NvmlSampler(None) as nvml:
+            rows = bench._timed(shape, nvml)
+        assert all("kernel_us" not in row for row in rows)
+        bench._profile(shape, rows)
+        return {(row["method"], row["l2"]): row for row in rows}
+
+    def test_a_graph_holds_all_cold_sets_or_the_warm_one_again(self, rows):
+        cold, warm = rows["fused", "cold"], rows["fused", "warm"]
+        assert (cold["input_sets"], cold["calls_per_replay"], cold["graph_us"]) == (2, 10, 10.0)
+        assert (warm["input_sets"], warm["calls_per_replay"], warm["graph_us"]) == (1, 20, 20.0)
+        assert (cold["time_us"], cold["time_from"], cold["kernel_us"]) == (10.0, "graph", 4.0)
+        assert cold["host_us_samples"] == [10.0] * 3
+
+    def test_without_a_graph_the_kernels_stand_for_it(self, rows):
+        row = rows["baseline", "cold"]
+        assert (row["time_us"], row["time_from"], row["launches"]) == (4.0, "kernels", 1.0)
+        assert row["graph_error"] == "RuntimeError: called a synchronizing CUDA operation"
+        assert row["floor_ratio"] == pytest.approx(4.0 / (row["bytes_moved"] / 1e3))
+        assert all(set(row) <= set(MICRO_SCHEMA.names) for row in rows.values())
