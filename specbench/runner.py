@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from specbench.cuda.requirements import check_cooperative_launch, require
 from specbench.engine.batch import Generation, Request
 from specbench.engine.model import CausalModel
 from specbench.engine.native import Decoding, NativeEngine
@@ -80,7 +81,7 @@ def plan(scenario: Scenario) -> Plan:
     Raises:
         InputError: an unknown pair, task or method; more samples than the task has; no case that
             can run.
-        MachineError: no such device; a pair that cannot be had.
+        MachineError: no such device, or one that cannot run the kernels; a pair that cannot be had.
     """
     for method in scenario.method:
         get_method(method)
@@ -94,6 +95,7 @@ def plan(scenario: Scenario) -> Plan:
             "Change samples, batch_size or gamma.",
         )
     device = resolve_device(scenario.device)
+    check_kernels(device)
     for spec in specs.values():
         check_available(spec)
     return Plan(scenario, cases, device, specs)
@@ -119,6 +121,24 @@ def resolve_device(name: str) -> torch.device:
             "`specbench doctor` says why; `--device cpu` runs without one.",
         )
     return torch.device("cuda", index)
+
+
+def check_kernels(device: torch.device) -> None:
+    """Makes sure that a GPU can run the kernels, which every method needs there: they draw the tokens.
+
+    Raises:
+        MachineError: it cannot; nothing falls back to torch operations in silence.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        require()
+        check_cooperative_launch(device.index)
+    except MachineError as error:
+        raise MachineError(
+            f"{device} cannot run the CUDA kernels: {error.message}",
+            f"`--device cpu` runs without them; to mend it: {error.hint}",
+        ) from error
 
 
 def device_name(device: torch.device) -> str:
@@ -352,7 +372,7 @@ def _case_row(todo: Plan, run_id: str, case: Case) -> Row:
         "task": case.task,
         "dataset": get_task(case.task).dataset,
         "method": case.method,
-        "implementation": "torch",
+        "implementation": get_method(case.method).implementation_on(todo.device),
         "engine": case.engine,
         "attention": case.attention,
         "gamma": case.gamma,

@@ -23,6 +23,22 @@ def test_the_smoke_scenario_runs(tmp_path, capsys):
     assert "fastest exact" in capsys.readouterr().out
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_the_kernels_verify_and_the_table_says_so(tmp_path, capsys):
+    folder = tmp_path / "gpu"
+    options = ["--device", "cuda", "--output-dir", str(folder), "--gamma", "0,4"]
+    assert main(["run", "smoke", *options, "--method", "baseline,exact,sigmoid,fused,block"]) == 0
+    rows = load_results(folder)
+    assert set(rows["status"]) == {"ok"}
+    by_method = rows.groupby("method")["implementation"].unique().map(list).to_dict()
+    kernels = {name: ["cuda"] for name in ("exact", "sigmoid", "fused", "block")}
+    assert by_method == {"baseline": ["torch"]} | kernels
+    assert rows["verify_s"].between(0, rows["wall_s"], inclusive="neither").all()
+    out = " ".join(capsys.readouterr().out.split())
+    assert "% of wall" in out
+    assert "baseline as torch ops; exact, sigmoid" in out
+
+
 def test_greedy_speculation_writes_what_plain_decoding_writes(tmp_path):
     """All methods and γ, both tasks, real weights: token ties apart, one text for each sample."""
     rows = decode(

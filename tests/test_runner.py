@@ -235,6 +235,7 @@ class TestRows:
         assert set(rows["target"].map(lambda name: name.count("/"))) == {1}
         assert set(rows["device_name"]) == {cpu_model() or "cpu"}
         assert set(rows["dtype"]) == {"float32"}
+        assert set(rows["implementation"]) == {"torch"}
 
 
 class TestLuckAndOrder:
@@ -564,6 +565,21 @@ class TestDevice:
         assert "cuda:N" in caught.value.hint
 
     @pytest.mark.usefixtures("two_gpus")
+    def test_a_gpu_without_kernels_is_refused_before_a_model_is_loaded(
+        self, tiny_pair, monkeypatch
+    ):
+        def missing():
+            raise MachineError("CuPy is not installed", "pip install 'specbench[cuda12]'")
+
+        monkeypatch.setattr(runner, "require", missing)
+        monkeypatch.setattr(runner, "check_available", lambda spec: pytest.fail("went on"))
+        for method in ("baseline", "fused"):
+            with pytest.raises(MachineError, match=r"cuda:1 .* CuPy is not installed") as caught:
+                plan(Scenario(pair=tiny_pair.name, device="cuda:1", method=method))
+            assert "--device cpu" in caught.value.hint
+            assert "pip install 'specbench[cuda12]'" in caught.value.hint
+
+    @pytest.mark.usefixtures("two_gpus")
     def test_the_second_gpu_is_the_one_that_gets_the_models(self, tiny_pair, tmp_path, monkeypatch):
         """And the current one meanwhile: events are recorded in the current device's stream."""
         asked, current = [], []
@@ -580,6 +596,7 @@ class TestDevice:
 
         monkeypatch.setattr(runner, "load_pair", spy)
         monkeypatch.setattr(torch.cuda, "device", made_current)
+        monkeypatch.setattr(runner, "check_kernels", lambda device: None)
         todo = plan(Scenario(pair=tiny_pair.name, device="cuda:1"))
         execute(todo, RunWriter(tmp_path, "test", {}), Listener())
         assert asked == [(torch.device("cuda", 1), torch.device("cuda", 1))]

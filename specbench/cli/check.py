@@ -26,6 +26,7 @@ def check(
 
     Shows the total variation from the target beside what noise alone would give, the p-value of a
     chi-square test over four settings, and accepted drafts per step against theory.
+    On a GPU a method's kernel is what runs.
 
     Example: specbench check fused block
 
@@ -35,12 +36,13 @@ def check(
         raise InputError(f"samples is {samples}", "Give at least 10000, or the test has no power.")
     if not 0 <= seed < 2**62:
         raise InputError(f"seed is {seed}", "Give 0 or more, and less than 2**62.")
-    from specbench.runner import resolve_device
+    from specbench.runner import check_kernels, resolve_device
     from specbench.sampling.check import check_method
     from specbench.sampling.registry import get_method, methods
 
     chosen = [get_method(name) for name in method or methods()]
     where = resolve_device(device)
+    check_kernels(where)
     verdicts = []
     with Console(stderr=True).status("counting") as status:
         for one in chosen:
@@ -56,6 +58,7 @@ def _sheet(verdicts: list[Verdict], samples: int, where: str) -> Sheet:
         Column("method", right=False), Column("claims", right=False), Column("finding", right=False),
         Column("TV", "worst setting"), Column("TV", "noise alone"), Column("p-value", "chi-square"),
         Column("accepted", "per step"), Column("accepted", "in theory"),
+        Column("ran as", right=False),
     ]  # fmt: skip
     captions = [
         f"{samples:,} sequences in each of 4 settings on {where}",
@@ -78,6 +81,7 @@ def _row(verdict: Verdict) -> list[Cell]:
         f"{verdict.p_value:.2g}",
         f"{first.accepted:.4f}",
         "–" if first.expected_accepted is None else f"{first.expected_accepted:.4f}",
+        {"torch": "torch ops", "cuda": "CUDA kernel"}[verdict.implementation],
     )
     return [Cell(text) for text in texts]
 

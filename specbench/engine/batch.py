@@ -76,6 +76,7 @@ class Batch:
     ) -> None:
         if not requests or not all(request.prompt for request in requests):
             raise InputError("a prompt is empty", "Every prompt needs at least one token.")
+        self.size = len(requests)
         self.held = [len(request.prompt) for request in requests]
         """Tokens each sequence holds, on the host."""
         self.lengths = torch.tensor(self.held, device=device)

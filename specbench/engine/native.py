@@ -2,7 +2,7 @@
 
 One step, for sequences that hold n tokens each (n differs from sequence to sequence):
 
-    random   the step's random numbers, addressed by sequence and position
+    random   the step's random numbers, addressed by sequence and position (kernels draw them later)
     draft    the draft model proposes γ tokens, one after the other
     target   one forward of the target scores token n−1 and the γ drafts: γ+1 rows of logits
     verify   a method keeps some drafts and adds one token (Leviathan et al., 2211.17192)
@@ -24,16 +24,13 @@ from torch import Tensor
 
 from specbench.engine.batch import Batch, Generation, Request
 from specbench.engine.cache import RaggedCache
+from specbench.engine.chance import Chance, Tools
 from specbench.engine.model import CausalModel
 from specbench.engine.observer import Observer, Silent
-from specbench.sampling import draft as drafting
 from specbench.sampling.names import SIGMOID_RANGE
-from specbench.sampling.philox import Purpose
 from specbench.sampling.policy import GammaPolicy
 from specbench.sampling.processing import process
 from specbench.sampling.registry import Method
-from specbench.sampling.step import Numbers, draw
-from specbench.sampling.verifier import Verification, run
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,7 @@ class NativeEngine:
         contexts = [model.max_positions for model in (target, draft)]
         self.max_positions = min((limit for limit in contexts if limit), default=None)
         """Tokens a sequence may hold: what both models can take; None if neither says."""
+        self._tools = Tools(target.vocab_size, target.dtype, target.device)
 
     @torch.inference_mode()
     def generate(
@@ -88,13 +86,19 @@ class NativeEngine:
         Returns:
             One generation for each request, in order. A sequence whose target logits are no numbers
             ends with `error` set; the others go on.
+
+        Raises:
+            MachineError: the models are on a GPU whose kernels cannot run here.
         """
         watch = observer or Silent()
         watch.start()
         batch = Batch(
             requests, decoding.max_new_tokens, policy.limit, self.eos_tokens, self.target.device
         )
-        temperature = torch.full((len(requests),), decoding.temperature, device=self.target.device)
+        temperature = torch.full((batch.size,), decoding.temperature, device=self.target.device)
+        chance = Chance(
+            self._tools, method, batch, policy.limit, decoding.temperature, decoding.sigmoid_range
+        )
         target_cache, draft_cache = RaggedCache(batch.capacity), RaggedCache(batch.capacity)
         self._prefill(self.target, batch, target_cache)
         if policy.limit > 0:
@@ -102,24 +106,16 @@ class NativeEngine:
         watch.mark("prefill")
         while batch.active:
             gamma = min(policy.gamma, batch.most_drafts())
-            noise, numbers = self._random(batch, gamma, policy, decoding)
+            chance.begin(gamma)
             watch.mark("random")
             draft_tokens, draft_logits = self._draft(
-                batch, draft_cache, gamma, noise, temperature, decoding
+                batch, draft_cache, gamma, chance, temperature, decoding
             )
             offered = batch.worth_verifying(draft_tokens)
             watch.mark("draft")
             target_logits = self._score(batch, target_cache, draft_tokens, temperature, decoding)
             watch.mark("target")
-            if policy.gamma == 0:
-                result = self._plain(target_logits, temperature, noise)
-            else:
-                result = run(
-                    method, target_logits, draft_logits, draft_tokens,
-                    lengths=offered, temperature=decoding.temperature, seeds=batch.seeds,
-                    positions=batch.lengths, sigmoid_range=decoding.sigmoid_range,
-                    numbers=numbers,
-                )  # fmt: skip
+            result = chance.decide(target_logits, draft_logits, offered)
             watch.mark("verify")
             step = batch.commit(result, offered, gamma)
             watch.mark("commit")
@@ -157,32 +153,27 @@ class NativeEngine:
         batch: Batch,
         cache: RaggedCache,
         gamma: int,
-        noise: Tensor | None,
+        chance: Chance,
         temperature: Tensor,
         decoding: Decoding,
     ) -> tuple[Tensor, Tensor]:
-        """γ tokens one by one: (B, γ) int64, and the (B, γ, V) rows they were sampled from."""
+        """γ tokens one by one: (B, γ) int64, and the (B, γ, V) rows they were drawn from."""
         rows: list[Tensor] = []
-        columns: list[Tensor] = []
-        size = len(batch.held)
+        token: Tensor | None = None
         for slot in range(gamma):
-            if slot == 0:
+            if token is None:
                 tokens, positions = batch.feed(batch.lengths - 2, 2)
             else:
-                tokens, positions = columns[-1][:, None], batch.positions(slot - 1)[:, None]
+                tokens, positions = token[:, None], batch.positions(slot - 1)[:, None]
             longest = max(batch.held) + slot
             raw = self.draft.forward(tokens, positions, cache, longest, keep=1)
-            logits = self._process(raw, temperature, decoding)[:, 0]
-            rows.append(logits)
-            columns.append(
-                drafting.sample(logits, temperature, None if noise is None else noise[:, slot])
-            )
+            rows.append(self._process(raw, temperature, decoding)[:, 0])
+            token = chance.draft(rows[-1], slot)
         if not rows:
-            empty = torch.empty(size, 0, dtype=torch.int64, device=self.target.device)
-            return empty, torch.empty(
-                size, 0, self.target.vocab_size, dtype=self.target.dtype, device=self.target.device
-            )
-        return torch.stack(columns, 1), torch.stack(rows, 1)
+            shape = batch.size, 0, self.target.vocab_size
+            none = torch.empty(shape, dtype=self.target.dtype, device=self.target.device)
+            return chance.drafts(0), none
+        return chance.drafts(gamma), torch.stack(rows, 1)
 
     def _score(
         self,
@@ -207,33 +198,3 @@ class NativeEngine:
             decoding.top_k, decoding.top_p,
             shared=min(self.target.vocab_size, self.draft.vocab_size),
         )  # fmt: skip
-
-    def _random(
-        self, batch: Batch, gamma: int, policy: GammaPolicy, decoding: Decoding
-    ) -> tuple[Tensor | None, Numbers | None]:
-        """What a step needs: Gumbel noise to sample with, and numbers to verify with.
-
-        In plain decoding the noise is (B, 1, V) and stands for the verifier's own token, so that γ = 0
-        and a step without drafts emit the same; else it is (B, γ, V). Nothing where nothing is random.
-        """
-        if decoding.temperature == 0:
-            return None, None
-        device, vocab = self.target.device, self.target.vocab_size
-        if policy.gamma == 0:
-            first = torch.zeros(1, dtype=torch.int64, device=device)
-            return drafting.gumbel(batch.seeds, batch.lengths, Purpose.RESIDUAL, first, vocab), None
-        numbers = draw(batch.seeds, batch.lengths, gamma, vocab)
-        if gamma == 0:
-            return None, numbers
-        slots = torch.arange(gamma, device=device)
-        return drafting.gumbel(batch.seeds, batch.lengths, Purpose.DRAFT, slots, vocab), numbers
-
-    def _plain(
-        self, target_logits: Tensor, temperature: Tensor, noise: Tensor | None
-    ) -> Verification:
-        """γ = 0: one token sampled from the target."""
-        logits = target_logits[:, 0]
-        token = drafting.sample(logits, temperature, None if noise is None else noise[:, 0])
-        valid = logits.amax(-1).isfinite()
-        nothing = torch.zeros(len(token), dtype=torch.int64, device=token.device)
-        return Verification(torch.where(valid, token, -1)[:, None], nothing)

@@ -10,8 +10,8 @@ Phase = Literal["prefill", "random", "draft", "target", "verify", "commit"]
 class Observer(Protocol):
     """Hears of each boundary in the order of the loop: prefill, then for each step the rest.
 
-    `random` is the drawing of a step's random numbers, which is no part of any method: torch has no
-    fast way to it, a kernel draws its own in passing.
+    `random` is the drawing of a step's random numbers for torch operations, which is no part of any
+    method; a kernel draws its own in passing.
     """
 
     def start(self) -> None:

@@ -32,10 +32,20 @@ def test_exact_and_not_exact(capsys):
     assert found["fused"][:2] == ["exact", "exact"]
     assert found["sigmoid"][:3] == ["approximate", "not", "exact"]
     assert "30,000 sequences" in out
+    assert found["fused"][-2:] == ["torch", "ops"]
     tv, noise, p_value = (float(x) for x in found["fused"][2:5])
     assert tv < 2 * noise
     assert p_value > 1e-4
     assert float(found["sigmoid"][5]) < 1e-4, "the p-value of a law that is not the target's"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_kernels_are_checked(capsys):
+    methods = ["baseline", "exact", "sigmoid", "fused", "block"]
+    assert main(["check", *methods, "--samples", "100000", "--device", "cuda"]) == 0
+    found = table(capsys.readouterr().out)
+    assert found["baseline"][-2:] == ["torch", "ops"]
+    assert all(found[name][-2:] == ["CUDA", "kernel"] for name in methods[1:])
 
 
 def test_the_same_seed_says_the_same(capsys):

@@ -186,6 +186,17 @@ def test_gamma_zero_is_plain_decoding_whatever_the_method(target, draft):
     assert all(g.step_drafted == [0] * 18 for g in first)
 
 
+@pytest.mark.parametrize("method", EXACT)
+def test_plain_decoding_emits_what_a_step_without_drafts_emits(target, draft, method):
+    """At one new token no draft fits, and the verifier's own token is all there is."""
+    engine = NativeEngine(target, draft, [])
+    plain, verified = (
+        decode(engine, gamma, method, tokens=1, prompts=PROMPTS * 16) for gamma in ("0", "4")
+    )
+    assert all(g.step_drafted == [0] for g in verified)
+    assert [g.tokens for g in plain] == [g.tokens for g in verified]
+
+
 def test_broken_logits_end_their_sequence_with_a_reason(model, draft):
     """A NaN for one sequence: it fails, its neighbours finish as they would alone."""
     target = model(seed=1)
