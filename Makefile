@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit gpu clean
+.PHONY: demo test lint types unit gpu sanitize clean
 
 demo: $(STAMP)
 	$(BIN)/specbench run --output-dir results
@@ -27,6 +27,13 @@ unit: $(STAMP)
 
 gpu: $(STAMP)
 	$(BIN)/pytest -q -m gpu
+
+# Needs compute-sanitizer of the CUDA toolkit, and CuPy. PYTHON=... takes another Python than .venv's.
+sanitize: PYTHON = $(BIN)/python
+sanitize:
+	compute-sanitizer --error-exitcode 1 --tool memcheck $(PYTHON) tests/kernels/sanitize.py
+	compute-sanitizer --error-exitcode 1 --tool racecheck $(PYTHON) tests/kernels/sanitize.py
+	compute-sanitizer --error-exitcode 1 --tool synccheck $(PYTHON) tests/kernels/sanitize.py
 
 # torch first and pinned: left to a resolver, a package could pull another build of several gigabytes.
 $(STAMP): pyproject.toml constraints.txt

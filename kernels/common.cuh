@@ -590,9 +590,12 @@ __device__ __forceinline__ void race(const Arguments &a, Shared<Method> &shared,
     for (int stop = from; stop < to; ++stop) {
         float sum = 0.0f;
         const float share = alone ? 0.0f : step.weight[stop];
-        shared.keys[stop][warp] = warp_largest(
+        const Word best = warp_largest(
             race_row<Method>(a, step, stop, share, first, last, shared.noises[threadIdx.x], sum));
-        if (Method::STOPS > 1) shared.sums[stop][warp] = warp_sum(sum);
+        if (Method::STOPS > 1) sum = warp_sum(sum);
+        if (threadIdx.x % 32 != 0) continue;
+        shared.keys[stop][warp] = best;
+        if (Method::STOPS > 1) shared.sums[stop][warp] = sum;
     }
     __syncthreads();  // Winners come from all warps.
 }
@@ -631,12 +634,14 @@ __device__ __forceinline__ void gather_winners(const Arguments &a, const Place &
         const Word *mail = winner_mail<Method>(a, place, shared.step.sequence, stop);
         Word best = NOBODY;
         collect(mail, place.members(), lane, 32, [&](Word word) { best = larger(best, word); });
-        shared.winners[stop] = warp_largest(best);
+        best = warp_largest(best);
+        if (lane == 0) shared.winners[stop] = best;
         if (Method::STOPS == 1 || shared.step.stops == 0) continue;
         float sum = 0.0f;
         collect(mail + place.members(), place.members(), lane, 32,
                 [&](Word word) { sum += __uint_as_float((unsigned)word); });
-        shared.excess[stop] = warp_sum(sum);
+        sum = warp_sum(sum);
+        if (lane == 0) shared.excess[stop] = sum;
     }
     __syncthreads();  // Each stop's winner comes from one warp.
 }
@@ -650,7 +655,8 @@ __device__ __forceinline__ int finish_greedy(const Arguments &a, const Place &pl
         Word best = NOBODY;
         collect(row_mail<Method>(a, place, step.sequence, row), a.slices, threadIdx.x % 32, 32,
                 [&](Word word) { best = larger(best, word); });
-        shared.best[row] = warp_largest(best);
+        best = warp_largest(best);
+        if (threadIdx.x % 32 == 0) shared.best[row] = best;
     }
     __syncthreads();  // The rows' winners come from all warps.
     int accepted = 0;

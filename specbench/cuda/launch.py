@@ -56,6 +56,10 @@ class Grid:
     wave: int = MAX_GAMMA + 1
     stops_at_once: int = MAX_GAMMA + 1
 
+    def __post_init__(self) -> None:
+        if min(self.groups, self.members, self.wave, self.stops_at_once) < 1 or self.slices < 2:
+            raise ValueError(f"{self} cannot be launched: at least two slices and one of the rest")
+
     @property
     def blocks(self) -> int:
         """Thread blocks, all of which must be resident at once."""
