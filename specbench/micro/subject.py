@@ -14,7 +14,9 @@ from specbench.micro.inputs import InputSet, bytes_moved
 from specbench.micro.plan import Shape
 from specbench.micro.timing import Call, capture, host_us, replay_us, wall_us, warm_up
 from specbench.report.stats import median_and_spread
+from specbench.sampling.names import SIGMOID_RANGE
 from specbench.sampling.registry import Method
+from specbench.sampling.step import Step
 from specbench.sampling.verifier import Verification, Verifier
 from specbench.telemetry.profile import profile_kernels
 
@@ -117,7 +119,7 @@ class Subject:
             self.device,
         )  # fmt: skip
         rounds = -(-(WARM_CALLS if self.l2 == "warm" else COLD_CALLS) // len(self.sets))
-        once: list[Call] = [verify_call(verifier, one) for one in self.sets]
+        once = [timed_call(verifier, one) for one in self.sets]
         self.turns = once * rounds
         self.cycle = itertools.cycle(self.turns)
         self.facts |= {
@@ -136,12 +138,29 @@ def _accepted(verifier: Verifier, sets: list[InputSet]) -> Tensor:
     return torch.stack([verify_call(verifier, one)().num_accepted.cpu() for one in sets])
 
 
-def verify_call(verifier: Verifier, one: InputSet) -> Callable[[], Verification]:
-    """One verify step at temperature 1.
+def timed_call(verifier: Verifier, one: InputSet) -> Call:
+    """What is timed: a verify step at temperature 1, as the method's users make it.
 
-    Kernels draw their random numbers themselves, and that is timed. Torch operations get theirs
-    ready-made: Philox in torch would drown the method. This favours `baseline`.
+    A kernel draws its random numbers and writes all outputs itself. Torch operations get their
+    numbers ready-made, since Philox in torch would drown the method, and end with the accepted count
+    and the next token; other projects' methods get their arguments in the layout they want. Both
+    favours go to what we compare ourselves with.
     """
+    if verifier.implementation == "cuda":
+        return verify_call(verifier, one)
+    batch, gamma = one.draft_tokens.shape
+    ones = torch.ones(batch, device=one.target_logits.device)
+    step = Step(
+        one.target_logits, one.draft_logits, one.draft_tokens,
+        torch.full_like(one.seeds, gamma), ones, one.numbers, SIGMOID_RANGE,
+        greedy=False, tempered=False,
+    )  # fmt: skip
+    bind = verifier.method.bind
+    return bind(step) if bind else partial(verifier.method.law, step)
+
+
+def verify_call(verifier: Verifier, one: InputSet) -> Callable[[], Verification]:
+    """One whole verify step at temperature 1."""
     return partial(
         verifier, one.target_logits, one.draft_logits, one.draft_tokens, seeds=one.seeds,
         positions=one.positions,

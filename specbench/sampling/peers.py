@@ -10,6 +10,7 @@ seeded from the step's numbers, so that equal seeds and positions still give equ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -31,23 +32,33 @@ def verify_flashinfer(step: Step) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: the tensors are not on a GPU.
     """
-    _require_gpu("flashinfer", step)
-    from flashinfer.sampling import chain_speculative_sampling
-
-    target_probs = _softmax(step.target_logits, step)
+    call = bind_flashinfer(step)
     if step.gamma == 0:
-        return step.lengths, shared.emit(target_probs[:, 0], target_probs[:, 0], step)
-    seeds = _seeds(step)
-    tokens, _, accepted = chain_speculative_sampling(
-        _softmax(step.draft_logits, step),
-        step.draft_tokens.clamp(0, step.vocab_size - 1),
-        target_probs,
-        seed=seeds,
-        offset=torch.zeros_like(seeds),
-    )
+        probs = _softmax(step.target_logits, step)[:, 0]
+        return step.lengths, shared.emit(probs, probs, step)
+    target_probs, tokens, accepted = call()
     accepted = accepted.long()
     token = tokens.gather(1, accepted[:, None])[:, 0].long()
     return _within_lengths(step, target_probs, accepted, token)
+
+
+def bind_flashinfer(step: Step) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+    """The call that its users make: (target's probabilities, tokens (B, γ+1), accepted (B,))."""
+    _require_gpu("flashinfer", step)
+    from flashinfer.sampling import chain_speculative_sampling
+
+    seeds, drafts = _seeds(step), step.draft_tokens.clamp(0, step.vocab_size - 1)
+    offset = torch.zeros_like(seeds)
+
+    def call() -> tuple[Tensor, Tensor, Tensor]:
+        draft_probs = _softmax(step.draft_logits, step)
+        target_probs = _softmax(step.target_logits, step)
+        tokens, _, accepted = chain_speculative_sampling(
+            draft_probs, drafts, target_probs, seed=seeds, offset=offset
+        )
+        return target_probs, tokens, accepted
+
+    return call
 
 
 def verify_vllm(step: Step, block: bool = False) -> tuple[Tensor, Tensor]:
@@ -62,6 +73,13 @@ def verify_vllm(step: Step, block: bool = False) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: the tensors are not on a GPU.
     """
+    tokens, emitted = bind_vllm(step, block)()
+    accepted = emitted.long() - 1
+    return accepted, tokens.gather(1, accepted[:, None])[:, 0]
+
+
+def bind_vllm(step: Step, block: bool = False) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The call that its users make: tokens (B, γ+1), emitted (B,)."""
     _require_gpu("vllm", step)
     from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
 
@@ -71,7 +89,8 @@ def verify_vllm(step: Step, block: bool = False) -> tuple[Tensor, Tensor]:
         target_logits = target_logits / step.temperature[:, None, None]
     drafts = step.draft_tokens.clamp(max=step.vocab_size - 1)
     drafts = torch.where(layout.slots < step.lengths[:, None], drafts, -1)
-    tokens, emitted = rejection_sample(
+    return partial(
+        rejection_sample,
         target_logits.flatten(0, 1),
         step.draft_logits,
         torch.cat(
@@ -87,8 +106,6 @@ def verify_vllm(step: Step, block: bool = False) -> tuple[Tensor, Tensor]:
         step.gamma,
         use_block_verification=block,
     )
-    accepted = emitted.long() - 1
-    return accepted, tokens.gather(1, accepted[:, None])[:, 0]
 
 
 _VLLM_LEAVES_OUT = (
@@ -100,14 +117,16 @@ FLASHINFER = Method(
     verify_flashinfer, "token", package="flashinfer-python",
     leaves_out="needs softmax first (its own, counted); ragged lengths, which the host must look for; "
     "its own random numbers: no comparison token by token; an invalid row emits a token",
+    bind=bind_flashinfer,
 )  # fmt: skip
 VLLM = Method(
     "vllm", True, "logits", 4, "vllm 0.33.0", "vLLM's rejection sampler in Triton",
-    verify_vllm, "token", package="vllm", leaves_out=_VLLM_LEAVES_OUT,
+    verify_vllm, "token", package="vllm", leaves_out=_VLLM_LEAVES_OUT, bind=bind_vllm,
 )  # fmt: skip
 VLLM_BLOCK = Method(
     "vllm-block", True, "logits", 6, "vllm 0.33.0", "vLLM's block verification in Triton",
     partial(verify_vllm, block=True), "block", package="vllm", leaves_out=_VLLM_LEAVES_OUT,
+    bind=partial(bind_vllm, block=True),
 )  # fmt: skip
 
 

@@ -41,6 +41,9 @@ class Method:
         kernel: stem of its CUDA kernel in kernels/; None if `law` is what runs on a GPU too.
         leaves_out: what it does not do, or others do for it: what its times must be read with.
         package: what pip calls the package that it needs; None if specbench alone will do.
+        bind: prepares a step's arguments and returns the call that a user of that project makes at
+            every step: what `specbench micro` times, without the translation that `law` adds. None:
+            `law` itself is that call.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Method:
     kernel: str | None = None
     leaves_out: str = ""
     package: str | None = None
+    bind: Callable[[Step], Callable[[], object]] | None = None
 
     def kernel_on(self, device: torch.device) -> str | None:
         """The stem of the kernel that runs there; None where `law` does."""

@@ -7,11 +7,14 @@ import torch
 
 from specbench.micro import measure as module
 from specbench.micro import subject
+from specbench.micro.inputs import make_sets
 from specbench.micro.measure import measure
-from specbench.micro.plan import make_plan
-from specbench.micro.subject import Subject, against_floor
+from specbench.micro.plan import Shape, make_plan
+from specbench.micro.subject import Subject, against_floor, timed_call, verify_call
 from specbench.micro.timing import Card
 from specbench.report.schema import MICRO_SCHEMA
+from specbench.sampling.registry import get_method
+from specbench.sampling.verifier import Verifier
 from specbench.telemetry.nvml import NvmlSampler
 from specbench.telemetry.profile import KernelTimes
 
@@ -116,12 +119,13 @@ class TestTwoPasses:
         """Of baseline, of which no graph can be captured, and fused; timed, then profiled."""
 
         def capture(calls):
-            if calls[0].func.method.name == "baseline":
+            if calls[0].func is get_method("baseline").law:
                 raise RuntimeError("called a synchronizing CUDA operation")
             return len(calls)
 
         def profile_kernels(call, calls):
-            assert call().num_accepted.shape == (2,)
+            accepted, token = call()
+            assert accepted.shape == token.shape == (2,)
             return KernelTimes(4.0, 1.0, {"verify": 4.0})
 
         plan = make_plan(CPU, method="baseline,fused", **TINY)
@@ -153,3 +157,32 @@ class TestTwoPasses:
         assert row["graph_error"] == "RuntimeError: called a synchronizing CUDA operation"
         assert row["floor_ratio"] == pytest.approx(4.0 / (row["bytes_moved"] / 1e3))
         assert all(set(row) <= set(MICRO_SCHEMA.names) for row in rows.values())
+
+
+class TestTimedCall:
+    """What of a method's call is timed."""
+
+    def made(self, method):
+        shape = Shape(2, 3, 31, "float32")
+        (one,) = make_sets(shape, 1, noise=0.6, seed=0, device=CPU)
+        verifier = Verifier(method, 2, 3, 31, torch.float32, CPU)
+        return verifier, one
+
+    def test_torch_operations_end_with_the_count_and_the_token(self):
+        verifier, one = self.made("baseline")
+        accepted, token = timed_call(verifier, one)()
+        whole = verify_call(verifier, one)()
+        assert accepted.tolist() == whole.num_accepted.tolist()
+        assert token.tolist() == whole.tokens.gather(1, accepted[:, None])[:, 0].tolist()
+
+    def test_what_a_method_binds_is_done_once_and_not_timed(self):
+        done = []
+
+        def bind(step):
+            done.append(("bound", step.tempered, step.lengths.tolist()))
+            return lambda: done.append("called")
+
+        verifier, one = self.made(replace(get_method("baseline"), bind=bind))
+        call = timed_call(verifier, one)
+        call(), call()
+        assert done == [("bound", False, [3, 3]), "called", "called"]
