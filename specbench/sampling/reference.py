@@ -35,10 +35,14 @@ def weights(logits: Tensor, method: str, sigmoid_range: tuple[float, float]) -> 
 def prefix_probabilities(
     target: Sequence[Tensor], draft: Sequence[Tensor], path: Prefix
 ) -> list[float]:
-    """P_0 … P_γ of block verification (2403.10444): P_i = min(1, P_{i−1} p(x_i)/q(x_i))."""
+    """P_0 … P_γ of block verification (2403.10444): P_i = min(1, P_{i−1} p(x_i)/q(x_i)).
+
+    Nothing follows a prefix that the target forbids, not even a draft of probability 0 (ratio ∞).
+    """
     prefix = [1.0]
     for i, x in enumerate(path):
-        prefix.append(min(1.0, prefix[-1] * _ratio(target[i], draft[i], x)))
+        ratio = _ratio(target[i], draft[i], x)
+        prefix.append(min(1.0, prefix[-1] * ratio) if prefix[-1] > 0 else 0.0)
     return prefix
 
 

@@ -79,3 +79,10 @@ def test_sigmoid_is_far_from_the_target():
 
 def test_total_variation_by_hand():
     assert reference.total_variation({(0,): 0.5, (1,): 0.5}, {(0,): 1.0}) == 0.5
+
+
+def test_a_prefix_that_the_target_forbids_stays_dead():
+    """Its draft had p = 0; the next one has q = 0, a ratio of infinity: 0 · ∞ is no way back to 1."""
+    target = [torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.5])]
+    draft = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
+    assert reference.prefix_probabilities(target, draft, (0, 0)) == [1.0, 0.0, 0.0]
