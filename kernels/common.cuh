@@ -203,10 +203,11 @@ __device__ __forceinline__ Word key_of(unsigned ordered, int id) {
 
 __device__ __forceinline__ int id_of(Word key) { return (int)(0xFFFFFFFFu - (unsigned)key); }
 
-// Floats of either sign as unsigned integers of the same order; a NaN beats everything.
+// Floats of either sign as unsigned integers of the same order; a NaN beats everything, and the two zeros
+// are equal.
 __device__ __forceinline__ Word signed_key(float value, int id) {
     if (value != value) return INVALID;
-    const unsigned bits = __float_as_uint(value);
+    const unsigned bits = value == 0.0f ? 0u : __float_as_uint(value);
     return key_of(bits & 0x80000000u ? ~bits : bits | 0x80000000u, id);
 }
 
@@ -301,13 +302,15 @@ __device__ __forceinline__ Norm norm_of_slice(const Arguments &a, const Scalar *
 
 __device__ __forceinline__ Word best_of_slice(const Arguments &a, const Scalar *row, int slice) {
     float best = minus_infinity();
-    int where = 0;
+    int where = 0x7FFFFFFF;
     visit_slice(a, row, slice, [&](const auto &values, int id, int stride) {
         for (const auto &vector : values) {
             int i = 0;
             for (float value : vector) {
-                if (value > best || value != value) where = id + i;
-                best = value > best || value != value ? value : best;  // a NaN stays: nothing is larger
+                // The edges come last, and the head's ids are the smallest. A NaN stays: nothing is larger.
+                const bool better = value > best || (value == best && id + i < where) || value != value;
+                where = better ? id + i : where;
+                best = better ? value : best;
                 ++i;
             }
             id += stride;

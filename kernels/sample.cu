@@ -61,7 +61,9 @@ __device__ __forceinline__ Word read_row(const SampleArguments &a, int row, int 
                 noise = noise_of_group(facts.seed, facts.position, (Purpose)a.purpose, a.slot, group);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                const float value = values[i][j] * facts.scale - log2f(noise.exponentials[j]);
+                // Greedy compares the logits as they are: scaled, neighbours would collapse into ties.
+                const float value =
+                    greedy ? values[i][j] : values[i][j] * facts.scale - log2f(noise.exponentials[j]);
                 if (value > minus_infinity()) best = larger(best, signed_key(value, 4 * group + j));
             }
         }

@@ -28,8 +28,9 @@ struct Block : Normalised {
             const int slot = first + lane;
             float ratio = 0.0f, mine = 0.0f;
             if (slot < step.length && step.drafts[slot] >= 0)
-                ratio = weight(a, step, step.norms[slot])(step.target_at[slot]) *
-                        inverse(weight(a, step, drafts[slot])(step.draft_at[slot]));
+                // Divided exactly: equal rows must give 1, which is certain, and not a hair less.
+                ratio = weight(a, step, step.norms[slot])(step.target_at[slot]) /
+                        weight(a, step, drafts[slot])(step.draft_at[slot]);
             if (ratio != ratio) ratio = 0.0f;
 #pragma unroll 4
             for (int i = 0; i < 32; ++i) {
@@ -82,7 +83,7 @@ struct Block : Normalised {
         for (int stop = from; stop < to; ++stop) {
             const float prefix = step.prefix[stop], z = prefix * excess[stop];
             if (stop == step.stops - 1 ||
-                step.uniforms[step.accepted[stop] - 1] < z * inverse(z + 1.0f - prefix))
+                step.uniforms[step.accepted[stop] - 1] < z * inverse(z + (1.0f - prefix)))
                 return stop;
         }
         return to;

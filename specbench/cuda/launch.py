@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import struct
+import threading
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,12 +23,14 @@ from specbench.errors import MachineError
 THREADS = 384
 WARPS = THREADS // 32
 """Of a thread block: as in kernels/common.cuh."""
+_THREAD = threading.local()
+"""Whether this host thread has made the GPU's context its own, which a bare launch needs."""
 VECTOR_BYTES = 16
 MAX_GAMMA = 128
 SLOTS_AT_ONCE = 8
 """Slots of a wave at most: few steps accept as many, and what follows a rejection need not be read."""
 WAVE_US = 20.0
-"""How long a wave should read at least: between waves lie two trips through the L2 cache."""
+"""How long a wave may read where reading is slow: between waves lie two trips through the L2 cache."""
 MAIL_US = 2.0
 """What a decision of all members costs, one that reading less must earn."""
 LONE_MEMBER_BYTES = 2.5e5
@@ -143,6 +146,10 @@ class _Launcher:
         self._arguments = (ctypes.c_void_p * 1)(ctypes.addressof(self._argument))
         self._address = ctypes.addressof(self._arguments)
         self._launch_kernel = import_cupy().cuda.driver.launchCooperativeKernel
+        self._stream = torch.cuda.current_stream(device.index).cuda_stream
+        self._cleared = torch.cuda.Event()
+        if not torch.cuda.is_current_stream_capturing():
+            self._cleared.record(torch.cuda.current_stream(device.index))
 
     @property
     def workspace_bytes(self) -> int:
@@ -152,11 +159,26 @@ class _Launcher:
     def _launch(self, *fields: float) -> None:
         self._struct.pack_into(self._argument, 0, *fields)
         stream = torch.cuda.current_stream(self._device.index).cuda_stream
+        if stream != self._stream:
+            self._move_to(stream)
+        if not getattr(_THREAD, "bound", False):
+            torch.cuda.set_device(torch.cuda.current_device())
+            _THREAD.bound = True
         if torch.cuda.current_device() == self._device.index:
             self._enqueue(stream)
         else:
             with torch.cuda.device(self._device):
                 self._enqueue(stream)
+
+    def _move_to(self, stream: int) -> None:
+        """The mail was cleared on the stream that was current when it was made: wait for that, and
+        keep the memory for as long as this stream uses it. A capture begins with all work done."""
+        current = torch.cuda.current_stream(self._device.index)
+        if not torch.cuda.is_current_stream_capturing():
+            current.wait_event(self._cleared)
+            self.mail.record_stream(current)
+            self.epochs.record_stream(current)
+            self._stream = stream
 
     def _enqueue(self, stream: int) -> None:
         self._launch_kernel(

@@ -21,6 +21,9 @@ from specbench.sampling.registry import Method
 from specbench.sampling.step import Numbers
 from specbench.sampling.verifier import Verification, Verifier, draw_numbers
 
+COLDEST_KEPT = 0.1
+"""The lowest temperature at which the draft's log-normalisers are kept for verification: there their
+rounding moves a probability by some 1e-5 of itself."""
 KEPT_BYTES = 64 << 20
 """Device memory that verifiers may hold from one generation to the next. Making one takes time, but
 those of `exact` are larger than the logits."""
@@ -191,7 +194,9 @@ class Chance:
         """
         if self._verifier is None:
             return self._from_target_alone(target_logits[:, 0])
-        gamma, lse = draft_logits.shape[1], self._sampler.lse
+        gamma = draft_logits.shape[1]
+        # Colder, one float32 is too coarse for a log-normaliser: the rows are read again.
+        lse = self._sampler.lse if self._temperature >= COLDEST_KEPT else None
         return self._verifier(
             target_logits, draft_logits, self.drafts(gamma), lengths=offered,
             temperature=self._temperature, seeds=self._batch.seeds, positions=self._batch.lengths,

@@ -93,8 +93,8 @@ def verify(
 class Verifier:
     """A method bound to one shape, for loops and CUDA graphs.
 
-    On a GPU a method of ours is one cooperative launch on torch's current stream: no allocation, no
-    host sync, capturable in a CUDA graph. lengths, temperature, seeds and positions given as device
+    On a GPU a method of ours is one cooperative launch on torch's current stream (`exact` has its two
+    softmaxes before it): no allocation, no host sync, capturable in a CUDA graph. lengths, temperature, seeds and positions given as device
     tensors are read by the kernel when it runs, so a replayed graph follows what they then hold.
 
     Args:
@@ -172,14 +172,16 @@ class Verifier:
 
         Args:
             draft_lse: (B, γ) float32, log Σ exp(draft_logits / temperature), kept from sampling the
-                drafts: a kernel then reads of the draft only the row where a sequence stops.
+                drafts: a kernel then reads of the draft only the row where a sequence stops. One
+                float32 holds it to 1e-7 of its size: where logits / temperature are in the hundreds,
+                the draft's probabilities are off by 1e-5, and by 1e-2 at the coldest temperature.
             numbers: drawn beforehand with the same seeds and positions, for a method that is torch
                 operations; a kernel draws its own, the same.
 
         Returns:
             A verification. A kernel's is the verifier's own memory, which the next call overwrites.
         """
-        if self._kernel is None or self._result is None:
+        if self._kernel is None:
             self._check_promise(target_logits)
             return run(
                 self.method, target_logits, draft_logits, draft_tokens, lengths=lengths,
@@ -190,7 +192,7 @@ class Verifier:
             self._check_promise(target_logits)
             _check_logits(target_logits, draft_logits, draft_tokens)
             _require(
-                draft_tokens.stride(1) == 1 or draft_tokens.numel() <= 1,
+                draft_tokens.stride(1) == 1 or draft_tokens.shape[1] <= 1,
                 f"draft_tokens has stride {draft_tokens.stride(1)} over the drafts",
                 "Call .contiguous() first.",
             )
@@ -343,9 +345,9 @@ def _per_sequence(
 ) -> Tensor:
     if not isinstance(value, Tensor):
         _require(
-            dtype == torch.float32 or isinstance(value, int),
+            dtype == torch.float32 or (isinstance(value, int) and -(2**63) <= value < 2**63),
             f"{name} is {value!r}",
-            f"Give an int, or a tensor of shape ({batch},).",
+            f"Give an int of 64 bits, or a tensor of shape ({batch},).",
         )
         return torch.full((batch,), value, dtype=dtype, device=device)
     _require(
@@ -423,7 +425,7 @@ def _check_parameter(
         )
     elif value.device != device:
         raise InputError(f"{name} is on {value.device}", f"The logits are on {device}.")
-    elif value.stride(-1) != 1 and value.numel() > 1:
+    elif value.stride(-1) != 1 and value.shape[-1] > 1:
         raise InputError(f"{name} has stride {value.stride(-1)}", "Call .contiguous() first.")
 
 
@@ -461,10 +463,12 @@ def _check_vocabulary(vocab_size: int) -> None:
 
 def _check_sigmoid_range(sigmoid_range: tuple[float, float]) -> None:
     alpha, beta = sigmoid_range
-    if not (math.isfinite(alpha) and math.isfinite(beta) and alpha < beta):
+    apart = math.isfinite(alpha) and math.isfinite(beta) and alpha < beta
+    # The kernels compute in float32, where two numbers too near each other are one.
+    if not apart or beta - alpha < 1e-6 * max(1.0, abs(alpha), abs(beta)):
         raise InputError(
             f"sigmoid_range is ({alpha:g}, {beta:g})",
-            "Expected two finite numbers, the smaller first.",
+            "Expected two finite numbers, the smaller first, that differ in float32.",
         )
 
 

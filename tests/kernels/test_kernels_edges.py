@@ -9,6 +9,7 @@ from specbench.errors import InputError
 from specbench.sampling import philox
 from specbench.sampling.cuda_methods import KernelVerifier
 from specbench.sampling.verifier import Verification, Verifier
+from specbench.sampling.verifier import verify as verify_once
 
 pytestmark = pytest.mark.gpu
 
@@ -533,3 +534,19 @@ def test_a_kernel_owns_its_memory():
     """`workspace_bytes` is what the engine reports beside the peak."""
     kernel = KernelVerifier("verify_exact", 2, 3, 7, torch.float32, torch.device("cuda", 0))
     assert kernel.workspace_bytes > 2 * (2 * 4 * 7 + 2 * 3 * 7) * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("vocab", [1, 7, 32, 1001, 51865])
+def test_greedy_ties_go_to_the_smallest_id(dtype, vocab):
+    """Rows of one value, of any alignment: the head of a row is read last and has the smallest ids.
+    The two zeros are equal."""
+    gamma = 5
+    logits = torch.full((2, gamma + 1, vocab), 1.5, dtype=dtype, device="cuda")
+    logits[1] = 0.0
+    logits[1, :, 0::2] = -0.0
+    drafts = torch.zeros(2, gamma, dtype=torch.int64, device="cuda")
+    for method in ("exact", "sigmoid", "fused", "block"):
+        found = verify_once(logits, logits[:, :gamma], drafts, method=method, temperature=0.0)
+        assert found.num_accepted.tolist() == [gamma, gamma], method
+        assert found.tokens.tolist() == [[0] * (gamma + 1)] * 2, method

@@ -389,14 +389,14 @@ MUTATIONS = [
     ),
     Mutation(
         "every stop passes", "block",
-        "step.uniforms[step.accepted[stop] - 1] < z * inverse(z + 1.0f - prefix)", "true",
+        "step.uniforms[step.accepted[stop] - 1] < z * inverse(z + (1.0f - prefix))", "true",
         all_sampled,
     ),
-    Mutation("h without 1 - P", "block", "z * inverse(z + 1.0f - prefix)", "z", all_sampled),
+    Mutation("h without 1 - P", "block", "z * inverse(z + (1.0f - prefix))", "z", all_sampled),
     # Greedy
     Mutation(
-        "the smallest is the best", ALL, "if (value > best || value != value) where = id + i;",
-        "if (value < best || value != value) where = id + i;", greedy,
+        "the smallest is the best", ALL, "const bool better = value > best ||",
+        "const bool better = value < best || where == 0x7FFFFFFF ||", greedy,
     ),
     Mutation(
         "any draft is the argmax", ALL, "step.drafts[accepted] == id_of(shared.best[accepted])",

@@ -222,3 +222,23 @@ def test_the_smallest_exponentials_keep_their_digits():
     small = exact < 1e-3
     assert small.sum() > 500
     assert ((found.double() - exact).abs() <= 4e-6 * exact)[small].all()
+
+
+def test_greedy_tells_neighbours_apart():
+    """Two float32 numbers next to each other, and the larger one is the argmax: nothing may be scaled."""
+    logits = torch.zeros(1, 64, device="cuda")
+    logits[0, 3], logits[0, 40] = 1.5000002, 1.5000004
+    tokens = torch.empty(1, dtype=torch.int64, device="cuda")
+    lse = torch.empty(1, device="cuda")
+    sampler = KernelSampler(1, 64, torch.float32, logits.device)
+    sampler(
+        logits,
+        tokens,
+        lse,
+        temperature=0.0,
+        seeds=0,
+        positions=0,
+        purpose=philox.Purpose.DRAFT,
+        slot=0,
+    )
+    assert tokens.tolist() == [40]

@@ -48,6 +48,11 @@ BAD_OPTIONS = {
     "temperature too small": ({"temperature": 1e-46}, "temperature is 1e-46"),
     "seeds": ({"seeds": 1.5}, "seeds is 1.5"),
     "positions": ({"positions": torch.zeros(3, dtype=torch.int64)}, "positions has shape (3,)"),
+    "seeds of 65 bits": ({"seeds": 2**63}, f"seeds is {2**63}"),
+    "sigmoid range of one float32": (
+        {"sigmoid_range": (1.0, 1.0 + 1e-12)},
+        "sigmoid_range is (1, 1)",
+    ),
     "sigmoid range": ({"sigmoid_range": (1.0, 1.0)}, "sigmoid_range is (1, 1)"),
 }
 
