@@ -94,8 +94,9 @@ class Verifier:
     """A method bound to one shape, for loops and CUDA graphs.
 
     On a GPU a method of ours is one cooperative launch on torch's current stream (`exact` has its two
-    softmaxes before it): no allocation, no host sync, capturable in a CUDA graph. lengths, temperature, seeds and positions given as device
-    tensors are read by the kernel when it runs, so a replayed graph follows what they then hold.
+    softmaxes before it): no allocation, no host sync, capturable in a CUDA graph. lengths, temperature,
+    seeds and positions given as device tensors are read by the kernel when it runs, so a replayed graph
+    follows what they then hold.
 
     Args:
         method: a name of `specbench.methods()`, or a `Method`.
