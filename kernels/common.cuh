@@ -6,7 +6,7 @@
 //            is 0 until it is posted, so no flag, fence or counter can disagree with the data.
 //            Launches alternate between two halves of the mail and each clears the other half.
 //   stages   per sequence: `examine` its rows, from the first on, until it is known where the step may
-//            end -> `race` there for the next token -> `finish`, the leader's (member 0) alone. Each
+//            end -> `race` there for the next token -> `write`, the leader's (member 0) alone. Each
 //            arrow is a mail of all to all, or to the leader.
 //   stop     a row at which a step may end. Token verification knows its one stop; block
 //            verification races for several and the leader picks.
