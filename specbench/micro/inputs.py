@@ -16,8 +16,8 @@ from specbench.sampling.verifier import draw_numbers
 
 TARGET_SPREAD = 2.5
 """Standard deviation of the target's logits: a peaked but not degenerate distribution."""
-COLD_FACTOR, MAX_SETS, MAX_SETS_BYTES = 3, 4096, 8 * 10**9
-"""One row of each set holds this many times the L2, but sets are never more, nor larger together."""
+COLD_SETS, MAX_SETS_BYTES = 32, 8 * 10**9
+"""Sets on a GPU, fewer only where they would be larger together: one for each call of a replay."""
 CPU_SETS = 2
 ALIGNMENT = 256
 """Bytes: where torch's allocator lets a tensor begin, so each set begins as if it were its own."""
@@ -73,24 +73,16 @@ def bytes_moved(shape: Shape, method: Method, accepted: Tensor, wave: int | None
     return (mean * shape.vocab_size + entries) * shape.torch_dtype.itemsize
 
 
-def touched_bytes(shape: Shape) -> int:
-    """The least that any method reads of a set, one row for each sequence: what cold sets are counted
-    by, since a method that skips rows must not find its own in the L2 again."""
-    return shape.batch_size * shape.vocab_size * shape.torch_dtype.itemsize
-
-
-def count_sets(shape: Shape, l2_bytes: int | None, free_bytes: int | None) -> int:
-    """How many sets to rotate through, so that none is found in the L2 again.
+def count_sets(shape: Shape, free_bytes: int | None) -> int:
+    """How many sets a replay goes through after the L2 was swept, so that each is read cold.
 
     Args:
-        l2_bytes: None on a CPU, whose caches nobody controls here.
-        free_bytes: memory that can be had; half of it is left to the methods.
+        free_bytes: memory that can be had, half of which is left to the methods; None on a CPU, whose
+            caches nobody controls here.
     """
-    if l2_bytes is None or free_bytes is None:
+    if free_bytes is None:
         return CPU_SETS
-    wanted = max(CPU_SETS, min(MAX_SETS, -(-COLD_FACTOR * l2_bytes // touched_bytes(shape))))
-    affordable = min(MAX_SETS_BYTES, free_bytes // 2) // set_bytes(shape)
-    return max(1, min(wanted, affordable))
+    return max(1, min(COLD_SETS, min(MAX_SETS_BYTES, free_bytes // 2) // set_bytes(shape)))
 
 
 def make_sets(

@@ -121,9 +121,9 @@ class _Bench:
         """Every method on every kind of input, and the drafts that theory says are accepted."""
         device = self.plan.device
         free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-        count = count_sets(shape, self.card.l2_bytes, free_bytes)
+        count = count_sets(shape, free_bytes)
         sets = make_sets(shape, count, noise=self.plan.noise, seed=self.plan.seed, device=device)
-        found = [Subject(method, shape, sets, l2, device) for method, l2 in self._who()]
+        found = [Subject(method, shape, sets, l2, device, self.card) for method, l2 in self._who()]
         return found, expected_accepted(sets)
 
     def _who(self) -> list[tuple[Method, str | None]]:

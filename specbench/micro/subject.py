@@ -12,7 +12,16 @@ from torch import Tensor
 
 from specbench.micro.inputs import InputSet, bytes_moved
 from specbench.micro.plan import Shape
-from specbench.micro.timing import Call, capture, host_us, replay_us, wall_us, warm_up
+from specbench.micro.timing import (
+    Call,
+    Card,
+    capture,
+    host_us,
+    nothing,
+    replay_us,
+    wall_us,
+    warm_up,
+)
 from specbench.report.stats import median_and_spread
 from specbench.sampling.names import SIGMOID_RANGE
 from specbench.sampling.registry import Method
@@ -22,8 +31,8 @@ from specbench.telemetry.profile import profile_kernels
 
 Row = dict[str, Any]
 
-WARM_CALLS, COLD_CALLS = 20, 10
-"""Calls of a graph: so many of the one warm set, at least so many of the cold sets in turn."""
+WARM_CALLS = 32
+"""Calls of the one warm set in a graph; of cold sets there is one call of each."""
 PROFILED_CALLS = 20
 HOST_CALLS = {"cuda": 100, "torch": 10}
 """Calls that a host time is the mean of, by implementation: torch operations are dozens of launches
@@ -37,6 +46,7 @@ class Subject:
         sets: all of the shape's; warm inputs are the first of them, again and again.
         l2: "cold", "warm", or None on a CPU.
         device: where the sets lie.
+        card: whose L2 is swept before cold inputs are read.
 
     Attributes:
         turns: the calls of one graph, in order; eager calls take them in `cycle`.
@@ -51,9 +61,12 @@ class Subject:
         sets: list[InputSet],
         l2: str | None,
         device: torch.device,
+        card: Card,
     ) -> None:
         self.method, self.shape, self.l2, self.device = method, shape, l2, device
         self.sets = sets[:1] if l2 == "warm" else sets
+        self.before = card.sweep if l2 == "cold" else nothing
+        self.kernels_before = card.sweep_kernels if l2 == "cold" else frozenset()
         self.turns: list[Call] = []
         self.cycle: Iterator[Call] = iter(())
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -88,10 +101,10 @@ class Subject:
     def sample(self) -> None:
         """One sample of each figure."""
         if self.graph is not None:
-            self._add("graph_us", replay_us(self.graph, len(self.turns)))
+            self._add("graph_us", replay_us(self.graph, len(self.turns), self.before))
         if self.l2 is not None:
             self._add("host_us", host_us(self.cycle, HOST_CALLS[self.facts["implementation"]]))
-        self._add("wall_us", wall_us(self.cycle, self.device))
+        self._add("wall_us", wall_us(self.cycle, self.device, self.before))
 
     def row(self) -> Row:
         """The figures, or why there are none."""
@@ -107,7 +120,10 @@ class Subject:
         """Kernel time and launches of one call; if the profiler fails, why."""
         try:
             self._build()
-            times = profile_kernels(lambda: next(self.cycle)(), PROFILED_CALLS)
+            times = profile_kernels(
+                lambda: next(self.cycle)(), PROFILED_CALLS,
+                before=self.before, without=self.kernels_before,
+            )  # fmt: skip
         except Exception as error:  # the times stand; the profile alone is missing
             return {"profile_error": sentence(error)}
         return {"kernel_us": times.kernel_us, "launches": times.launches}
@@ -118,9 +134,8 @@ class Subject:
             self.method, shape.batch_size, shape.gamma, shape.vocab_size, shape.torch_dtype,
             self.device,
         )  # fmt: skip
-        rounds = -(-(WARM_CALLS if self.l2 == "warm" else COLD_CALLS) // len(self.sets))
         once = [timed_call(verifier, one) for one in self.sets]
-        self.turns = once * rounds
+        self.turns = once * WARM_CALLS if self.l2 == "warm" else once
         self.cycle = itertools.cycle(self.turns)
         self.facts |= {
             "implementation": verifier.implementation,

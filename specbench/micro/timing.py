@@ -9,12 +9,21 @@ from statistics import median
 
 import torch
 
+from specbench.errors import MachineError
+from specbench.telemetry.profile import profile_kernels
+
 Call = Callable[[], object]
 
 WARM_UPS = 3
 BLOCK_BYTES = 2**30
 """What the bandwidth is measured on: many times any L2."""
 BLOCK_READS, FLOOR_KERNELS, FLOOR_REPLAYS = 20, 200, 10
+SWEPT_L2S = 3
+"""How many times its own size is read through an L2, so that none of what it held is left."""
+
+
+def nothing() -> None:
+    """What comes before a call whose inputs shall stay in the L2."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +34,16 @@ class Card:
         read_gbps: 10⁹ bytes per second of reading a GiB once, measured.
         launch_floor_us: the smallest kernel in a graph, launch gap included.
         l2_bytes: size of the L2.
+        sweep: leaves the L2 without any of what it held. Reads, so that nothing is left to be written
+            back at the expense of what comes next.
+        sweep_kernels: the names of its kernels, for the profiler to leave out.
     """
 
     read_gbps: float | None = None
     launch_floor_us: float | None = None
     l2_bytes: int | None = None
+    sweep: Call = nothing
+    sweep_kernels: frozenset[str] = frozenset()
 
 
 def measure_card(device: torch.device) -> Card:
@@ -37,7 +51,27 @@ def measure_card(device: torch.device) -> Card:
     if device.type != "cuda":
         return Card()
     size = torch.cuda.get_device_properties(device).L2_cache_size
-    return Card(_read_gbps(device), _launch_floor_us(device), size)
+    sweep = _sweep(size, device)
+    read_gbps, launch_floor_us = _read_gbps(device), _launch_floor_us(device)
+    return Card(read_gbps, launch_floor_us, size, sweep, _kernels(sweep))
+
+
+def _sweep(l2_bytes: int, device: torch.device) -> Call:
+    # In double precision: a kernel that no verification method has, so a profile can tell it apart.
+    block = torch.ones(SWEPT_L2S * l2_bytes // 8, dtype=torch.float64, device=device)
+    total = torch.empty((), dtype=torch.float64, device=device)
+
+    def sweep() -> None:
+        torch.sum(block, dim=0, out=total)
+
+    return sweep
+
+
+def _kernels(call: Call) -> frozenset[str]:
+    try:
+        return frozenset(profile_kernels(call, 1).by_name)
+    except MachineError:  # no profiler: the rows will say so
+        return frozenset()
 
 
 def _read_gbps(device: torch.device) -> float:
@@ -107,14 +141,18 @@ def refuse_waiting(call: Call) -> None:
         torch.cuda.is_current_stream_capturing = asked
 
 
-def replay_us(graph: torch.cuda.CUDAGraph, calls: int) -> float:
+def replay_us(graph: torch.cuda.CUDAGraph, calls: int, before: Call = nothing) -> float:
     """GPU time of one of the graph's calls, gaps between its kernels included.
 
     The replay before the timed one keeps the GPU busy while the host issues the timed one, so no
-    launch latency is in the figure; it also leaves warm inputs in the L2, and cold ones out of it.
+    launch latency is in the figure; it also leaves warm inputs in the L2.
+
+    Args:
+        before: issued between the two replays, such as a sweep of the L2.
     """
     start, end = _events()
     graph.replay()
+    before()
     start.record()
     graph.replay()
     end.record()
@@ -133,9 +171,10 @@ def host_us(calls: Iterator[Call], count: int) -> float:
     return spent_s * 1e6 / count
 
 
-def wall_us(calls: Iterator[Call], device: torch.device) -> float:
-    """From the call to its result, as an eager caller waits for it; the call before does not count."""
+def wall_us(calls: Iterator[Call], device: torch.device, before: Call = nothing) -> float:
+    """From the call to its result, as an eager caller waits for it; what comes before does not count."""
     next(calls)()
+    before()
     wait(device)
     begin = time.perf_counter()
     next(calls)()

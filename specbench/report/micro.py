@@ -21,7 +21,6 @@ Shape = tuple[Any, ...]
 
 STEADY_REPLAYS = 10
 """Fewer, and a figure is called unsteady."""
-COLD_FACTOR = 3
 """Cold inputs hold this many times the L2 together; with less, some of them were warm."""
 SLOWED = ("power", "thermal", "slowdown")
 """Parts of the names of reasons for low clocks that mean a slower GPU than it could be."""
@@ -121,15 +120,7 @@ def _doubts(line: Line) -> list[str]:
         doubts.append(f"spread over {STEADY_SPREAD:.0%} between replays")
     if slow := [r for r in line["throttle_reasons"] if any(part in r for part in SLOWED)]:
         doubts.append(f"GPU slowed down ({', '.join(slow)})")
-    if line["l2"] == "cold" and _too_small(line):
-        doubts.append(f"cold inputs under {COLD_FACTOR} × L2")
     return doubts if line["status"] == "ok" else []
-
-
-def _too_small(line: Line) -> bool:
-    """By what the method reads: rows that it skips do not drive its others out of the L2."""
-    known = [line[name] for name in ("input_sets", "bytes_moved", "l2_bytes")]
-    return None not in known and known[0] * known[1] < COLD_FACTOR * known[2]
 
 
 def _deltas(line: Line, base: Line | None) -> Line:

@@ -88,8 +88,9 @@ def _conditions(bench: Bench, ok: list[Line]) -> str | None:
     first = ok[0]
     parts = [first["device_name"], f"{first['replays']} replays a figure, methods interleaved"]
     if first["l2"] == "cold":
-        most = max(line["input_sets"] for line in ok)
-        parts.append(f"cold L2: inputs rotate through up to {most} sets")
+        parts.append(
+            "cold L2: swept before each replay, and each of its calls has inputs of its own"
+        )
     parts.append(f"draft = target + noise {first['noise']:g}")
     if not bench.run.metadata.get("complete", True):
         parts.append("interrupted: not all that was asked for")

@@ -125,7 +125,7 @@ MICRO_FACTS: list[pa.Field[Any]] = [
     pa.field("vocab_size", pa.int32()),
     pa.field("dtype", _TEXT),
     pa.field("noise", pa.float64()),  # standard deviation of draft - target, in logits
-    pa.field("l2", _TEXT),  # "cold": inputs rotate; "warm": the same again; null on a CPU
+    pa.field("l2", _TEXT),  # "cold": swept before; "warm": the same again; null on a CPU
     pa.field("device_name", _TEXT),
     pa.field("seed", _COUNT),
     pa.field("status", _TEXT),  # "ok" or "failed"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,12 +40,20 @@ class KernelTimes:
     by_name: dict[str, float]
 
 
-def profile_kernels(call: Callable[[], object], calls: int) -> KernelTimes:
+def profile_kernels(
+    call: Callable[[], object],
+    calls: int,
+    *,
+    before: Callable[[], object] = lambda: None,
+    without: Set[str] = frozenset(),
+) -> KernelTimes:
     """Profiles so many calls, after one that is not counted.
 
     Args:
         call: issues work to the current GPU, on any stream.
         calls: how often, at least 1.
+        before: issued before each call.
+        without: names of kernels that do not count, such as those of `before`.
 
     Raises:
         MachineError: the profiler saw nothing on the GPU: CUPTI is missing, may not be used, or is
@@ -55,12 +63,15 @@ def profile_kernels(call: Callable[[], object], calls: int) -> KernelTimes:
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(calls):
+            before()
             call()
         torch.cuda.synchronize()
-    return kernel_times(_events(recorded), calls)
+    return kernel_times(_events(recorded), calls, without)
 
 
-def kernel_times(events: Iterable[dict[str, Any]], calls: int) -> KernelTimes:
+def kernel_times(
+    events: Iterable[dict[str, Any]], calls: int, without: Set[str] = frozenset()
+) -> KernelTimes:
     """Sums the events of a Chrome trace (durations in µs) over so many calls.
 
     Raises:
@@ -69,7 +80,7 @@ def kernel_times(events: Iterable[dict[str, Any]], calls: int) -> KernelTimes:
     total_us: Counter[str] = Counter()
     launches = 0
     for event in events:
-        if event.get("cat") in GPU_WORK:
+        if event.get("cat") in GPU_WORK and event["name"] not in without:
             total_us[event["name"]] += event["dur"]
             launches += 1
     if not launches:

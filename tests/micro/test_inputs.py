@@ -5,7 +5,7 @@ import torch
 
 from specbench.micro.inputs import (
     ALIGNMENT,
-    MAX_SETS,
+    COLD_SETS,
     bytes_moved,
     count_sets,
     expected_accepted,
@@ -48,20 +48,16 @@ class TestBytes:
 class TestCount:
     shape = Shape(1, 5, 32000, "float32")  # 1.408 MB
 
-    def test_one_row_of_each_holds_three_times_the_l2(self):
-        """A method that reads no more than that must not find it in the L2 again."""
-        assert count_sets(self.shape, 50_000_000, 80 * 10**9) == 1172
-
-    def test_is_at_least_two_and_has_an_end(self):
-        assert count_sets(Shape(64, 8, 128256, "float32"), 50_000_000, 80 * 10**9) == 5
-        assert count_sets(Shape(1, 1, 31, "float16"), 50_000_000, 80 * 10**9) == MAX_SETS
+    def test_is_one_for_each_call_of_a_replay(self):
+        assert count_sets(self.shape, 80 * 10**9) == COLD_SETS
 
     def test_is_less_where_memory_is_short(self):
-        assert count_sets(self.shape, 50_000_000, 20_000_000) == 7
-        assert count_sets(self.shape, 50_000_000, 1) == 1
+        assert count_sets(Shape(64, 8, 128256, "float32"), 80 * 10**9) == 14
+        assert count_sets(self.shape, 20_000_000) == 7
+        assert count_sets(self.shape, 1) == 1
 
     def test_of_a_cpu_is_two(self):
-        assert count_sets(self.shape, None, None) == 2
+        assert count_sets(self.shape, None) == 2
 
 
 class TestSets:

@@ -123,7 +123,7 @@ class TestTwoPasses:
                 raise RuntimeError("called a synchronizing CUDA operation")
             return len(calls)
 
-        def profile_kernels(call, calls):
+        def profile_kernels(call, calls, before, without):
             accepted, token = call()
             assert accepted.shape == token.shape == (2,)
             return KernelTimes(4.0, 1.0, {"verify": 4.0})
@@ -133,7 +133,7 @@ class TestTwoPasses:
         monkeypatch.setattr(module._Bench, "_who", lambda self: who)
         monkeypatch.setattr(subject, "warm_up", lambda call: call())
         monkeypatch.setattr(subject, "capture", capture)
-        monkeypatch.setattr(subject, "replay_us", lambda graph, calls: float(calls))
+        monkeypatch.setattr(subject, "replay_us", lambda graph, calls, before: float(calls))
         monkeypatch.setattr(subject, "host_us", lambda calls, count: float(count))
         monkeypatch.setattr(subject, "profile_kernels", profile_kernels)
         bench = module._Bench(plan, Card(read_gbps=1.0, launch_floor_us=1.0, l2_bytes=1))
@@ -146,9 +146,9 @@ class TestTwoPasses:
 
     def test_a_graph_holds_all_cold_sets_or_the_warm_one_again(self, rows):
         cold, warm = rows["fused", "cold"], rows["fused", "warm"]
-        assert (cold["input_sets"], cold["calls_per_replay"], cold["graph_us"]) == (2, 10, 10.0)
-        assert (warm["input_sets"], warm["calls_per_replay"], warm["graph_us"]) == (1, 20, 20.0)
-        assert (cold["time_us"], cold["time_from"], cold["kernel_us"]) == (10.0, "graph", 4.0)
+        assert (cold["input_sets"], cold["calls_per_replay"], cold["graph_us"]) == (2, 2, 2.0)
+        assert (warm["input_sets"], warm["calls_per_replay"], warm["graph_us"]) == (1, 32, 32.0)
+        assert (cold["time_us"], cold["time_from"], cold["kernel_us"]) == (2.0, "graph", 4.0)
         assert cold["host_us_samples"] == [10.0] * 3
 
     def test_without_a_graph_the_kernels_stand_for_it(self, rows):

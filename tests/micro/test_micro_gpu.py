@@ -1,14 +1,17 @@
 """What only a GPU can show: graphs, cold and warm inputs, kernel time, and the card's own limits."""
 
 from dataclasses import replace
+from statistics import median
 
 import pytest
 import torch
 
+from specbench.micro.inputs import COLD_SETS
 from specbench.micro.measure import measure
 from specbench.micro.plan import make_plan
 from specbench.micro.timing import capture, measure_card, refuse_waiting, replay_us, warm_up
 from specbench.sampling.baseline import verify_baseline
+from specbench.telemetry.profile import profile_kernels
 
 pytestmark = pytest.mark.gpu
 SMALL = {"vocab_size": "32000", "batch_size": "1", "gamma": "5", "dtype": "float32"}
@@ -37,7 +40,7 @@ def test_a_kernel_has_every_figure():
     cold, warm = rows["fused", "cold"], rows["fused", "warm"]
     assert (cold["implementation"], cold["launches"]) == ("cuda", 1)
     assert cold["graph_us"] >= 0.5 * warm["graph_us"]
-    assert cold["input_sets"] * cold["set_bytes"] >= 3 * cold["l2_bytes"]
+    assert cold["input_sets"] == cold["calls_per_replay"] == COLD_SETS
     assert warm["input_sets"] == 1
     assert rows["baseline", "cold"]["launches"] > 5
     assert abs(cold["accepted"] - cold["expected_accepted"]) < 0.5
@@ -84,6 +87,25 @@ def test_a_method_that_fails_leaves_the_others_alone():
     assert rows["baseline", "cold"]["status"] == "failed"
     assert "no room" in rows["baseline", "warm"]["error"]
     assert rows["fused", "cold"]["status"] == "ok"
+
+
+def test_a_sweep_makes_the_next_reads_slow_and_is_in_no_figure():
+    """17 MB: a third of the L2. Read again at once they come from there."""
+    block = torch.ones(1 << 22, device="cuda")
+    total = torch.empty((), device="cuda")
+
+    def call():
+        torch.sum(block, dim=0, out=total)
+
+    card = measure_card(gpu())
+    warm_up(call)
+    graph = capture([call])
+    cold = median(replay_us(graph, 1, card.sweep) for _ in range(20))
+    warm = median(replay_us(graph, 1) for _ in range(20))
+    assert cold > 1.2 * warm
+    both = profile_kernels(call, 5, before=card.sweep, without=card.sweep_kernels)
+    assert both.launches == profile_kernels(call, 5).launches
+    assert both.kernel_us < 2 * warm
 
 
 def test_the_card_is_measured():

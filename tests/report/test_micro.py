@@ -127,8 +127,6 @@ class TestDoubts:
             ({"wall_us_spread": 0.5}, []),
             ({"throttle_reasons": ["sw_power_cap"]}, ["GPU slowed down (sw_power_cap)"]),
             ({"throttle_reasons": ["sync_boost"]}, []),
-            ({"input_sets": 2}, ["cold inputs under 3 × L2"]),
-            ({"input_sets": 1, "l2": "warm"}, []),
             ({"status": "failed", "replays": None, "time_from": None, "input_sets": None}, []),
         ],
     )
@@ -213,7 +211,7 @@ class TestTables:
             "of the read bandwidth (1.00 TB/s) at 100 MB and more: fused 90%",
             "kernel time against baseline, median: sigmoid ≈ -92%, fused -92%, flashinfer -92%",
             "Test GPU · 30 replays a figure",
-            "up to 800 sets",
+            "swept before each replay",
             "as torch operations, their random numbers drawn beforehand: baseline",
             "~ unsteady: spread over 10% between replays",
             "* sum of kernel times, no graph could be captured: RuntimeError: waits for the GPU",
