@@ -1,31 +1,46 @@
 """Pairs of a target and a draft model: which there are, whether they can be had, and loading them.
 
 A pair is a name of the registry, or `TARGET+DRAFT` where each is a local folder in transformers'
-layout or the name of a hub repository.
+layout or the name of a hub repository. With the load format "dummy" only the shapes are real: nothing is
+read but configurations, and the hub is not asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from specbench.architectures import BASS_DRAFT, BASS_TARGET, configuration, dummy_model
 from specbench.assets import demo_dir
 from specbench.errors import InputError, MachineError, unknown_name
-from specbench.tasks.base import PromptStyle
+from specbench.tasks.base import PromptStyle, Sample
+
+LoadFormat = Literal["auto", "dummy"]
+"""Weights as stored, or random ones of the same shape."""
 
 
 @dataclass(frozen=True)
 class PairSpec:
-    """Two models by name. `prompt_style` is how tasks must talk to them."""
+    """Two models by name.
+
+    Attributes:
+        prompt_style: how tasks must talk to them.
+        published: whether anybody can have the weights; if not, only the shapes are known.
+    """
 
     name: str
     target: str
     draft: str
     summary: str
     prompt_style: PromptStyle = "instruction"
+    published: bool = True
 
 
 _HUB = (
@@ -34,13 +49,26 @@ _HUB = (
         "meta-llama/Llama-2-7b-hf",
         "princeton-nlp/Sheared-LLaMA-1.3B",
     ),
+    (
+        "llama-2-13b/sheared-llama-1.3b",
+        "meta-llama/Llama-2-13b-hf",
+        "princeton-nlp/Sheared-LLaMA-1.3B",
+    ),
     ("llama-3.1-8b/llama-3.2-1b", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-1B"),
     ("qwen2.5-7b/qwen2.5-0.5b", "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-0.5B"),
+    ("qwen3-8b/qwen3-0.6b", "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"),
+    ("gemma-7b/gemma-2b", "google/gemma-7b", "google/gemma-2b"),
+    ("opt-13b/opt-125m", "facebook/opt-13b", "facebook/opt-125m"),
+    (
+        "codegen-16b-mono/codegen-350m-mono",
+        "Salesforce/codegen-16B-mono",
+        "Salesforce/codegen-350M-mono",
+    ),
 )
 
 
 def pair_specs() -> dict[str, PairSpec]:
-    """The registry: the embedded pair first, then those of the hub."""
+    """The registry: the embedded pair, those of the hub, and one of which only the sizes are public."""
     demo = PairSpec(
         "demo-lm",
         str(demo_dir() / "lm" / "target"),
@@ -51,7 +79,14 @@ def pair_specs() -> dict[str, PairSpec]:
     hub = [
         PairSpec(name, target, draft, f"hub: {target} + {draft}") for name, target, draft in _HUB
     ]
-    return {spec.name: spec for spec in [demo, *hub]}
+    bass = PairSpec(
+        f"{BASS_TARGET}/{BASS_DRAFT}",
+        BASS_TARGET,
+        BASS_DRAFT,
+        "sizes of BASS's private code models (2404.15778); --load-format dummy only",
+        published=False,
+    )
+    return {spec.name: spec for spec in [demo, *hub, bass]}
 
 
 def get_pair(name: str) -> PairSpec:
@@ -73,13 +108,23 @@ def get_pair(name: str) -> PairSpec:
     return PairSpec(name, str(Path(target).expanduser()), str(Path(draft).expanduser()), "ad hoc")
 
 
-def check_available(spec: PairSpec) -> None:
+def check_available(spec: PairSpec, load_format: LoadFormat = "auto") -> None:
     """Makes sure that both models can be had, before anything is loaded.
 
     Raises:
-        InputError: a local folder holds no model, or there is no such repository.
+        InputError: a local folder holds no model, there is no such repository, or the weights are not
+            public; for dummies: the shape is not known.
         MachineError: the hub cannot be reached, or the repository is gated.
     """
+    if load_format == "dummy":
+        for model in (spec.target, spec.draft):
+            configuration(model)
+        return
+    if not spec.published:
+        raise InputError(
+            f"pair {spec.name!r}: its weights are not public, only its shape is known",
+            "Give --load-format dummy --task synthetic: random weights of that shape.",
+        )
     for model in (spec.target, spec.draft):
         if Path(model).is_dir():
             if not (Path(model) / "config.json").is_file():
@@ -147,8 +192,8 @@ class Pair:
 
     Attributes:
         target, draft: transformers models in eval mode, on one device.
-        tokenizer: the one both share.
-        eos_tokens: ids that end a sequence.
+        tokenizer: the one both share; None if the weights are random.
+        eos_tokens: ids that end a sequence; none if the weights are random.
     """
 
     spec: PairSpec
@@ -157,28 +202,70 @@ class Pair:
     tokenizer: Any
     eos_tokens: tuple[int, ...]
 
+    def prompt(self, sample: Sample) -> tuple[int, ...]:
+        """Token ids of a sample's prompt: its text's, or random ones if the sample has but a length.
+
+        Random ids are uniform over what both models know, but for end tokens, and depend on the
+        sample's id alone: a longer prompt of the same id begins with the shorter one.
+        """
+        if sample.prompt_length is None:
+            return self.encode(sample.prompt)
+        seed = hashlib.sha256(sample.sample_id.encode()).digest()[:8]
+        ends = sorted(end for end in set(self.eos_tokens) if end < self.shared_vocabulary)
+        ids = np.random.default_rng(int.from_bytes(seed, "big")).integers(
+            self.shared_vocabulary - len(ends), size=sample.prompt_length
+        )
+        for end in ends:  # smallest first: each opens a gap
+            ids += ids >= end
+        return tuple(ids.tolist())
+
+    @property
+    def shared_vocabulary(self) -> int:
+        """Ids that are tokens to both models; what pads an embedding is none."""
+        rows = [len(model.get_output_embeddings().weight) for model in (self.target, self.draft)]
+        return min(rows if self.tokenizer is None else [*rows, len(self.tokenizer)])
+
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Token ids of a prompt, with the tokenizer's own special tokens."""
         return tuple(self.tokenizer(prompt)["input_ids"])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of generated tokens, without special tokens and surrounding white space."""
+        """Text of generated tokens, without special tokens and surrounding white space.
+
+        Empty if there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            return ""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
-def load_pair(spec: PairSpec, device: str, dtype: str) -> Pair:
+def load_pair(spec: PairSpec, device: str, dtype: str, load_format: LoadFormat = "auto") -> Pair:
     """Loads both models and their tokenizer through transformers' Auto classes.
 
     Args:
         device: a torch device.
-        dtype: "float32", "float16", "bfloat16", or "auto": float32 on a CPU, else as stored.
+        dtype: "float32", "float16", "bfloat16", or "auto": float32 on a CPU, else as stored; dummies
+            are bfloat16 there.
+        load_format: "dummy" makes random weights of the models' shapes on the device; then there is no
+            tokenizer, and no token ends a sequence.
 
     Raises:
-        InputError: the tokenizers differ, or a folder is not a causal language model.
+        InputError: the tokenizers differ, or a folder is not a causal language model; for dummies: the
+            shape is not known.
+        MachineError: the device has too little memory.
     """
+    models = (spec.target, spec.draft)
+    if load_format == "dummy":
+        target, draft = (_dummy_model(one, device, dtype, i) for i, one in enumerate(models))
+        return Pair(spec, target, draft, None, ())
     tokenizer = _shared_tokenizer(spec)
-    target, draft = (_load_model(model, device, dtype) for model in (spec.target, spec.draft))
+    target, draft = (_load_model(model, device, dtype) for model in models)
     return Pair(spec, target, draft, tokenizer, _eos_tokens(target, tokenizer))
+
+
+def _dummy_model(model: str, device: str, dtype: str, seed: int) -> Any:
+    with _within_memory(model, device):
+        return dummy_model(configuration(model), device, dtype, seed)
 
 
 def _shared_tokenizer(spec: PairSpec) -> Any:
@@ -197,23 +284,29 @@ def _shared_tokenizer(spec: PairSpec) -> Any:
 
 
 def _load_model(model: str, device: str, dtype: str) -> Any:
-    import torch
     from transformers import AutoModelForCausalLM
 
     chosen = ("float32" if device == "cpu" else "auto") if dtype == "auto" else dtype
-    # sdpa takes the ragged mask as it is; other implementations may build their own.
     loaded, report = _from_pretrained(
-        AutoModelForCausalLM, model,
-        dtype=chosen, attn_implementation="sdpa", output_loading_info=True,
-    )  # fmt: skip
+        AutoModelForCausalLM, model, dtype=chosen, output_loading_info=True
+    )
     if report["missing_keys"]:
         # transformers has filled them with noise.
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(
             f"{model} cannot be loaded: its weights lack {missing}", "Fetch the weights again."
         )
-    try:
+    with _within_memory(model, device):
         return loaded.to(device).eval()
+
+
+@contextmanager
+def _within_memory(model: str, device: str) -> Iterator[None]:
+    """Turns torch's complaint that a model does not fit into a sentence."""
+    import torch
+
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"{model} does not fit into the memory of {device}: {_first_line(error)}",

@@ -21,8 +21,9 @@ import torch
 from specbench.cuda.requirements import check_cooperative_launch, require
 from specbench.engine.batch import Generation, Request
 from specbench.engine.model import CausalModel
-from specbench.engine.native import Decoding, NativeEngine
+from specbench.engine.native import Decoding, Execution, NativeEngine
 from specbench.errors import InputError, MachineError
+from specbench.memory import check_fits
 from specbench.pairs import Pair, PairSpec, check_available, get_pair, load_pair
 from specbench.report.writer import RunWriter
 from specbench.sampling.names import POLICIES, SIGMOID_RANGE
@@ -31,6 +32,12 @@ from specbench.sampling.registry import get_method
 from specbench.scenario import Case, Scenario
 from specbench.tasks.base import Sample, choose, get_task
 from specbench.telemetry.environment import cpu_model
+from specbench.telemetry.flops import (
+    draft_tokens,
+    model_flops_utilisation,
+    peak_flops,
+    target_tokens,
+)
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 from specbench.telemetry.spans import SpanRecorder, Spans
 
@@ -80,8 +87,9 @@ def plan(scenario: Scenario) -> Plan:
 
     Raises:
         InputError: an unknown pair, task or method; more samples than the task has; no case that
-            can run.
-        MachineError: no such device, or one that cannot run the kernels; a pair that cannot be had.
+            can run; weights that are not public.
+        MachineError: no such device, or one that cannot run the kernels, the execution or a case's
+            batch; a pair that cannot be had.
     """
     for method in scenario.method:
         get_method(method)
@@ -95,9 +103,12 @@ def plan(scenario: Scenario) -> Plan:
             "Change samples, batch_size or gamma.",
         )
     device = resolve_device(scenario.device)
+    for execution in scenario.execution:
+        resolve_execution(execution, device)
     check_kernels(device)
     for spec in specs.values():
-        check_available(spec)
+        check_available(spec, scenario.load_format)
+        check_fits(spec, cases, device, scenario.load_format)
     return Plan(scenario, cases, device, specs)
 
 
@@ -121,6 +132,22 @@ def resolve_device(name: str) -> torch.device:
             "`specbench doctor` says why; `--device cpu` runs without one.",
         )
     return torch.device("cuda", index)
+
+
+def resolve_execution(execution: str, device: torch.device) -> str:
+    """ "auto" is "graphs" on a GPU and "eager" on a CPU.
+
+    Raises:
+        MachineError: graphs, or compiled code, which is captured too, were asked for on a CPU.
+    """
+    if execution == "auto":
+        return "graphs" if device.type == "cuda" else "eager"
+    if execution != "eager" and device.type != "cuda":
+        raise MachineError(
+            f"execution {execution!r} needs a CUDA GPU, and the device is {device}",
+            "Give --execution eager or auto, or a GPU by --device cuda.",
+        )
+    return execution
 
 
 def check_kernels(device: torch.device) -> None:
@@ -169,7 +196,8 @@ def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
         with torch.cuda.device(todo.device) if todo.device.type == "cuda" else nullcontext():
             for (pair_name, dtype), group in itertools.groupby(cases, lambda c: (c.pair, c.dtype)):
                 talk.stage(f"loading {pair_name}")
-                pair = load_pair(todo.specs[pair_name], str(todo.device), dtype)
+                spec = todo.specs[pair_name]
+                pair = load_pair(spec, str(todo.device), dtype, scenario.load_format)
                 _PairRun(todo, pair, list(group), writer, talk, outcome, finished).run()
     except KeyboardInterrupt:
         outcome.interrupted = True
@@ -196,7 +224,7 @@ class _PairRun:
         self.engine = NativeEngine(
             CausalModel(pair.target), CausalModel(pair.draft), pair.eos_tokens
         )
-        self.tasks = {name: get_task(name) for name in dict.fromkeys(c.task for c in cases)}
+        self.tasks = {case.task: get_task(case.task, case.prompt_tokens) for case in cases}
         self.samples = {
             name: choose(task, pair.spec.prompt_style, todo.scenario.samples, todo.scenario.seed)
             for name, task in self.tasks.items()
@@ -204,9 +232,7 @@ class _PairRun:
         self.recorder = SpanRecorder(todo.device)
 
     def run(self) -> None:
-        """Warms up, then measures; the NVML sampler runs meanwhile."""
-        self.talk.stage("warming up")
-        self._warm_up()
+        """Measures block by block; the NVML sampler runs meanwhile."""
         with NvmlSampler(cuda_uuid(self.todo.device)) as self.nvml:
             works, reason = self.nvml.available()
             if not works:
@@ -217,6 +243,9 @@ class _PairRun:
 
     def _run_block(self, block: list[Case], repeat: int) -> None:
         policies = {case.case_id: make_policy(case.gamma) for case in block}
+        if repeat == 0:
+            self.talk.stage("warming up")
+            self._warm_up(block)
         for index, batch in enumerate(self._batches(block[0])):
             rows: list[Row] = []
             try:
@@ -236,7 +265,7 @@ class _PairRun:
             requests = [self._request(case, sample, repeat) for sample in batch]
             generations = self._decode(case, policy, requests)
             spans = self.recorder.spans()
-            machine = self._machine(spans, len(batch))
+            machine = self._machine(spans, requests, generations)
             for i, row in enumerate(rows):
                 row |= machine | self._result(case, requests[i], generations[i], batch[i], spans, i)
         except Exception as error:  # whatever a method of another package or a model may raise
@@ -253,12 +282,25 @@ class _PairRun:
             case.sigmoid_range or SIGMOID_RANGE,
         )  # fmt: skip
         return self.engine.generate(
-            requests, get_method(case.method), policy, decoding, self.recorder
-        )
+            requests, get_method(case.method), policy, decoding, self.recorder,
+            Execution(
+                resolve_execution(case.execution, self.todo.device), case.attention,
+                case.synthetic_acceptance,
+            ),
+            case.batch_size,
+        )  # fmt: skip
 
-    def _warm_up(self) -> None:
-        """First launches, allocations and lazy imports, outside every figure."""
-        for case in self.cases:
+    def _warm_up(self, block: Sequence[Case]) -> None:
+        """First launches, captures and lazy imports, outside every figure.
+
+        What a block captures it keeps until another size of batch takes the memory; what has to be
+        captured again in a later repeat is cut out of the figures by the engine's own mark.
+        """
+        try:
+            self._reserve(block)
+        except Exception:
+            self._clear_memory()
+        for case in block:
             batch = next(self._batches(case))
             for _ in range(self.todo.scenario.warmup):
                 try:
@@ -267,10 +309,21 @@ class _PairRun:
                 except Exception:
                     self._clear_memory()  # The measured run meets it again and records it.
 
+    def _reserve(self, block: Sequence[Case]) -> None:
+        """Memory for the longest prompt and the largest γ at once, lest it grow from case to case."""
+        case = block[0]
+        most_drafts = max(make_policy(one.gamma).limit for one in block)
+        longest = max(len(self.pair.prompt(sample)) for sample in self.samples[case.task])
+        self.engine.reserve(
+            case.batch_size, longest + case.max_new_tokens + most_drafts, most_drafts
+        )
+
     def _batches(self, case: Case) -> Iterator[list[Sample]]:
+        """What is decoded by one call: a batch, or with refill everything."""
         samples = self.samples[case.task]
-        for first in range(0, len(samples), case.batch_size):
-            yield samples[first : first + case.batch_size]
+        size = len(samples) if case.refill else case.batch_size
+        for first in range(0, len(samples), size):
+            yield samples[first : first + size]
 
     def _is_finished(self, case: Case, repeat: int, batch: Sequence[Sample]) -> bool:
         """A γ policy carries its state from sample to sample: its repeat is done as a whole."""
@@ -279,7 +332,7 @@ class _PairRun:
 
     def _request(self, case: Case, sample: Sample, repeat: int) -> Request:
         """The seed depends on sample and repeat, not on method or γ: all methods meet the same luck."""
-        prompt = self.pair.encode(sample.prompt)
+        prompt = self.pair.prompt(sample)
         limit = self.engine.max_positions
         if limit is not None and len(prompt) + case.max_new_tokens > limit:
             raise InputError(
@@ -323,18 +376,38 @@ class _PairRun:
                 "metric_value": score.value,
                 "metric_weight": score.weight,
                 "metrics": score.metrics,
-                "target_logprob": self.engine.log_probability(request.prompt, generation.tokens),
+                "target_logprob": self._log_probability(case, request, generation),
             }
         )
 
-    def _machine(self, spans: Spans, sequences: int) -> Row:
+    def _machine(
+        self, spans: Spans, requests: Sequence[Request], generations: Sequence[Generation]
+    ) -> Row:
         """What the machine did meanwhile; the batch's energy is shared equally by its sequences."""
-        window = self.nvml.window(spans.start_s, spans.start_s + spans.wall_s)
+        window = self.nvml.window(spans.start_s, spans.start_s + spans.wall_s + spans.capture_s)
+        if spans.capture_s:
+            window["energy_j"] = None  # the counter has the captures in it
         if window.get("energy_j") is not None:
-            window["energy_j"] /= sequences
+            window["energy_j"] /= len(requests)
         if self.todo.device.type == "cuda":
             window["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.todo.device)
-        return window
+        return window | {"mfu": self._utilisation(spans, requests, generations)}
+
+    def _utilisation(
+        self, spans: Spans, requests: Sequence[Request], generations: Sequence[Generation]
+    ) -> float | None:
+        """MFU of the batch, see `telemetry.flops`."""
+        dtype = str(self.engine.target.dtype).removeprefix("torch.")
+        fed = [
+            (len(request.prompt), generation.step_gamma)
+            for request, generation in zip(requests, generations, strict=True)
+        ]
+        work = [
+            (self.engine.target.parameters, sum(target_tokens(*one) for one in fed)),
+            (self.engine.draft.parameters, sum(draft_tokens(*one) for one in fed)),
+        ]
+        peak = peak_flops(device_name(self.todo.device), dtype)
+        return model_flops_utilisation(work, spans.wall_s, peak)
 
     def _count(self, case: Case, rows: list[Row]) -> None:
         for row in rows:
@@ -350,18 +423,29 @@ class _PairRun:
         if self.todo.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.todo.device)
 
+    def _log_probability(
+        self, case: Case, request: Request, generation: Generation
+    ) -> float | None:
+        """None where the tokens are noise."""
+        if case.load_format == "dummy" or case.synthetic_acceptance is not None:
+            return None
+        return self.engine.log_probability(request.prompt, generation.tokens)
+
     def _clear_memory(self) -> None:
         if self.todo.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _block_key(case: Case) -> tuple[Any, ...]:
-    return case.task, case.engine, case.attention, case.batch_size, case.temperature
+    return (
+        case.task, case.engine, case.execution, case.attention, case.batch_size, case.temperature,
+    )  # fmt: skip
 
 
 def _case_row(todo: Plan, run_id: str, case: Case) -> Row:
     spec = todo.specs[case.pair]
     alpha, beta = case.sigmoid_range or (None, None)
+    lengths = case.prompt_tokens
     return {
         "run_id": run_id,
         "case_id": case.case_id,
@@ -375,6 +459,11 @@ def _case_row(todo: Plan, run_id: str, case: Case) -> Row:
         "implementation": get_method(case.method).implementation_on(todo.device),
         "engine": case.engine,
         "attention": case.attention,
+        "execution": resolve_execution(case.execution, todo.device),
+        "load_format": case.load_format,
+        "synthetic_acceptance": case.synthetic_acceptance,
+        "prompt_lengths": ",".join(map(str, lengths)) if lengths else None,
+        "refill": case.refill,
         "gamma": case.gamma,
         "batch_size": case.batch_size,
         "temperature": case.temperature,
@@ -410,6 +499,7 @@ def _counts(request: Request, generation: Generation) -> Row:
         "verify_steps": len(generation.step_drafted),
         "drafted": sum(generation.step_drafted),
         "accepted": sum(generation.step_accepted),
+        "first_step": generation.first_step,
         "step_gamma": generation.step_gamma,
         "step_drafted": generation.step_drafted,
         "step_accepted": generation.step_accepted,
@@ -417,18 +507,27 @@ def _counts(request: Request, generation: Generation) -> Row:
 
 
 def _times(generation: Generation, spans: Spans, sequence: int) -> Row:
-    """The batch's times up to this sequence's last step."""
-    steps = len(generation.step_drafted)
-    draft, target, verify = (
-        list(us[:steps]) for us in (spans.draft_us, spans.target_us, spans.verify_us)
-    )
+    """The sequence's own times, those of the batch's steps in which it ran, and the batch's."""
+    start_s = spans.admitted_s[sequence]
+    first = generation.first_step
+    own = slice(first, first + len(generation.step_drafted))
+    step_end_s = spans.step_end_s[own]
     return {
-        "wall_s": spans.finished_s[sequence],
-        "ttft_s": spans.ttft_s,
-        "step_draft_us": draft,
-        "step_target_us": target,
-        "step_verify_us": verify,
-        "draft_s": sum(draft) / 1e6,
-        "target_s": sum(target) / 1e6,
-        "verify_s": sum(verify) / 1e6,
+        "start_s": start_s,
+        "wall_s": spans.finished_s[sequence] - start_s,
+        "ttft_s": step_end_s[0] - start_s,
+        "step_random_us": spans.random_us[own],
+        "step_draft_us": spans.draft_us[own],
+        "step_target_us": spans.target_us[own],
+        "step_verify_us": spans.verify_us[own],
+        "step_commit_us": spans.commit_us[own],
+        "step_end_s": step_end_s,
+        "draft_s": sum(spans.draft_us[own]) / 1e6,
+        "target_s": sum(spans.target_us[own]) / 1e6,
+        "verify_s": sum(spans.verify_us[own]) / 1e6,
+        "batch_wall_s": spans.wall_s,
+        "prefill_s": spans.prefill_s,
+        "capture_s": spans.capture_s,
+        "gpu_s": spans.gpu_s,
+        "host_gap_s": None if spans.gpu_s is None else spans.wall_s - spans.gpu_s,
     }

@@ -12,16 +12,25 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from specbench.assets import scenarios_dir
 from specbench.errors import InputError, nearest, unknown_name
 from specbench.sampling.names import COLDEST, MAX_GAMMA, POLICIES, SIGMOID_RANGE
+from specbench.tasks.base import PROMPT_TOKENS, SYNTHETIC
 
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})(?::([0-9]{1,9}))?")
 GAMMA_HINT = (
@@ -159,7 +168,19 @@ Dtypes = Annotated[
     Once,
 ]
 Engines = Annotated[list[Literal["native"]], BeforeValidator(_as_list), Field(min_length=1), Once]
-Attentions = Annotated[list[Literal["pad"]], BeforeValidator(_as_list), Field(min_length=1), Once]
+Attentions = Annotated[
+    list[Literal["pad", "split"]], BeforeValidator(_as_list), Field(min_length=1), Once
+]
+Executions = Annotated[
+    list[Literal["auto", "eager", "graphs", "compiled"]],
+    BeforeValidator(_as_list),
+    Field(min_length=1),
+    Once,
+]
+# Not each once: a length that is named twice is given to twice as many samples.
+Lengths = Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Scenario(BaseModel):
@@ -180,6 +201,12 @@ class Scenario(BaseModel):
     sigmoid_range: Ranges = [SIGMOID_RANGE]
     engine: Engines = ["native"]
     attention: Attentions = ["pad"]
+    execution: Executions = ["auto"]
+    load_format: Literal["auto", "dummy"] = "auto"
+    prompt_tokens: Lengths | None = None
+    synthetic_acceptance: Rate | None = None
+    refill: bool = False
+    time_budget: Seconds | None = None
     dtype: Dtypes = ["auto"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     cpu_threads: Count | None = None
@@ -189,21 +216,40 @@ class Scenario(BaseModel):
     max_new_tokens: Count = 64
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> Self:
+        if SYNTHETIC in self.task:
+            return self
+        tasks = ", ".join(self.task)
+        if self.load_format == "dummy":
+            raise InputError(
+                f"load_format dummy cannot run the task {tasks}: random weights have no tokenizer",
+                f"Give --task {SYNTHETIC}: prompts of random token ids.",
+            )
+        if self.prompt_tokens is not None:
+            raise InputError(
+                f"prompt_tokens are for the task {SYNTHETIC}; {tasks} has prompts of its own",
+                f"Give --task {SYNTHETIC}, or no prompt_tokens.",
+            )
+        return self
+
     def cases(self) -> list[Case]:
         """The product of the axes, in the order in which they run; impossible ones carry `skip`."""
         axes = itertools.product(
-            self.pair, self.dtype, self.task, self.engine, self.attention, self.batch_size,
-            self.temperature, self.gamma, self._methods(),
+            self.pair, self.dtype, self.task, self.engine, self.attention, self.execution,
+            self.batch_size, self.temperature, self.gamma, self._methods(),
         )  # fmt: skip
         return [
             Case(
                 pair=pair, task=task, engine=engine, attention=attention, dtype=dtype,
                 batch_size=batch_size, temperature=temperature, gamma=gamma, method=method,
                 sigmoid_range=sigmoid_range, top_k=self.top_k, top_p=self.top_p,
-                max_new_tokens=self.max_new_tokens,
-                skip=self._impossible(batch_size, gamma),
+                max_new_tokens=self.max_new_tokens, execution=execution,
+                load_format=self.load_format, prompt_tokens=self._prompt_tokens(task),
+                synthetic_acceptance=self.synthetic_acceptance, refill=self.refill,
+                skip=self._impossible(task, batch_size, gamma),
             )
-            for pair, dtype, task, engine, attention, batch_size, temperature, gamma,
+            for pair, dtype, task, engine, attention, execution, batch_size, temperature, gamma,
             (method, sigmoid_range) in axes
         ]  # fmt: skip
 
@@ -215,10 +261,16 @@ class Scenario(BaseModel):
             for chosen in (self.sigmoid_range if method == "sigmoid" else [None])
         ]
 
-    def _impossible(self, batch_size: int, gamma: str) -> str | None:
+    def _prompt_tokens(self, task: str) -> tuple[int, ...] | None:
+        """Only `synthetic` has prompts that are lengths."""
+        return tuple(self.prompt_tokens or (PROMPT_TOKENS,)) if task == SYNTHETIC else None
+
+    def _impossible(self, task: str, batch_size: int, gamma: str) -> str | None:
+        if self.load_format == "dummy" and task != SYNTHETIC:
+            return f"random weights have no tokenizer: load_format dummy runs {SYNTHETIC} alone"
         if batch_size > self.samples:
             return f"a batch of {batch_size} cannot be filled from {self.samples} samples"
-        if self.samples % batch_size:
+        if self.samples % batch_size and not self.refill:
             return f"{self.samples} samples leave a batch of {batch_size} partly empty"
         if gamma == "heuristic" and batch_size > 1:
             return "the heuristic schedule is defined for batch size 1 (transformers); use bass"
@@ -227,7 +279,10 @@ class Scenario(BaseModel):
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of the axes; `skip` says why it cannot run, None if it can."""
+    """One combination of the axes; `skip` says why it cannot run, None if it can.
+
+    `prompt_tokens` are the lengths of the task synthetic, None in any other.
+    """
 
     pair: str
     task: str
@@ -242,12 +297,24 @@ class Case:
     top_k: int | None
     top_p: float | None
     max_new_tokens: int
+    execution: str = "auto"
+    load_format: Literal["auto", "dummy"] = "auto"
+    prompt_tokens: tuple[int, ...] | None = None
+    synthetic_acceptance: float | None = None
+    refill: bool = False
     skip: str | None = None
 
     @property
     def case_id(self) -> str:
-        """Readable and stable: method, γ, batch size and a hash of everything that makes the case."""
-        what = {key: value for key, value in asdict(self).items() if key != "skip"}
+        """Readable and stable: method, γ, batch size and a hash of everything that makes the case.
+
+        What has a default came later and counts where it differs, so that older ids stand.
+        """
+        what = {
+            field.name: value
+            for field in fields(self)
+            if field.name != "skip" and (value := getattr(self, field.name)) != field.default
+        }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-g{self.gamma}-b{self.batch_size}-{digest[:8]}"
 

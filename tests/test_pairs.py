@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from specbench import pairs
 from specbench.errors import InputError, MachineError
 from specbench.pairs import PairSpec, check_available, get_pair, load_pair, pair_specs
+from specbench.tasks.base import Sample
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -348,3 +351,107 @@ class TestHub:
             finally:
                 server.shutdown()
         assert caught.value.hint
+
+
+class TestDummies:
+    @pytest.fixture
+    def pair(self, tiny_pair):
+        return load_pair(get_pair(tiny_pair.name), "cpu", "auto", "dummy")
+
+    def test_have_the_shapes_and_not_the_weights(self, pair, tiny_pair):
+        stored = load_pair(get_pair(tiny_pair.name), "cpu", "auto")
+        for dummy, real in ((pair.target, stored.target), (pair.draft, stored.draft)):
+            shapes = {name: one.shape for name, one in real.named_parameters()}
+            assert {name: one.shape for name, one in dummy.named_parameters()} == shapes
+            assert not torch.equal(dummy.lm_head.weight, real.lm_head.weight)
+            assert not dummy.training
+
+    def test_target_and_draft_are_not_alike(self, tiny_pair):
+        """A draft that is its target would be accepted always."""
+        pair = load_pair(get_pair(tiny_pair.twins), "cpu", "auto", "dummy")
+        assert not torch.equal(pair.target.lm_head.weight, pair.draft.lm_head.weight)
+
+    def test_have_no_text_and_no_end(self, pair):
+        assert pair.tokenizer is None
+        assert pair.eos_tokens == ()
+        assert pair.decode([5, 6]) == ""
+
+    def test_no_weights_are_read(self, tmp_path, tiny_pair):
+        shutil.copy(tiny_pair.target / "config.json", tmp_path)
+        name = f"{tmp_path}+{tmp_path}"
+        check_available(get_pair(name), "dummy")
+        assert load_pair(get_pair(name), "cpu", "float16", "dummy").target.dtype == torch.float16
+
+    @pytest.mark.parametrize("name", [name for name in pair_specs() if name != "demo-lm"])
+    def test_every_registered_shape_is_built_in(self, dead_hub, name):
+        start = time.perf_counter()
+        check_available(get_pair(name), "dummy")
+        assert time.perf_counter() - start < 2, "the hub was asked"
+
+    def test_an_unknown_shape(self, dead_hub):
+        with pytest.raises(InputError, match="the shape of org/big is not known"):
+            check_available(get_pair("org/big+org/small"), "dummy")
+
+    def test_weights_that_are_not_public(self, dead_hub):
+        with pytest.raises(InputError, match="not public") as caught:
+            check_available(get_pair("bass-7.8b/bass-310m"))
+        assert "--load-format dummy" in caught.value.hint
+
+    def test_no_memory_is_the_machines_fault(self, tiny_pair, monkeypatch):
+        def too_large(*args):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr(pairs, "dummy_model", too_large)
+        with pytest.raises(MachineError, match="memory"):
+            load_pair(get_pair(tiny_pair.name), "cpu", "auto", "dummy")
+
+
+class TestPrompts:
+    @pytest.fixture
+    def pair(self, tiny_pair):
+        return load_pair(get_pair(tiny_pair.name), "cpu", "auto")
+
+    def length(self, tokens, sample_id="s"):
+        return Sample(sample_id, "", "", tokens)
+
+    def test_a_text_goes_through_the_tokenizer(self, pair):
+        assert pair.prompt(Sample("s", "x = 1", "")) == pair.encode("x = 1")
+
+    @pytest.mark.parametrize("tokens", [1, 2, 700])
+    def test_a_length_is_filled(self, pair, tokens):
+        prompt = pair.prompt(self.length(tokens))
+        assert len(prompt) == tokens
+        assert all(type(token) is int for token in prompt)
+
+    def test_depends_on_the_samples_id_alone(self, pair, tiny_pair):
+        again = load_pair(get_pair(tiny_pair.name), "cpu", "auto")
+        assert pair.prompt(self.length(50)) == again.prompt(self.length(50))
+        assert pair.prompt(self.length(50)) != pair.prompt(self.length(50, "t"))
+        assert pair.prompt(self.length(50)) == pair.prompt(self.length(99))[:50]
+
+    def test_is_uniform_over_all_but_the_end_tokens(self, pair):
+        """259 ids, three of them ends: 256 ids × 1000 draws; 6 σ is ± 190."""
+        pair = dataclasses.replace(pair, eos_tokens=(2, 0, 258))
+        counts = Counter(pair.prompt(self.length(256_000)))
+        assert set(counts) == set(range(259)) - {0, 2, 258}
+        assert 810 < min(counts.values()) <= max(counts.values()) < 1190
+
+    def test_an_end_token_that_is_no_shared_id_opens_no_gap(self, pair):
+        plain, other = (
+            dataclasses.replace(pair, eos_tokens=ends) for ends in ((2,), (2, 2, 259, 10_000))
+        )
+        assert plain.prompt(self.length(999)) == other.prompt(self.length(999))
+
+    def test_padding_of_an_embedding_is_no_token(self, save_tiny, tmp_path, tiny_pair):
+        import transformers
+
+        folder = tmp_path / "padded"
+        shutil.copytree(tiny_pair.target, folder)
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        model.resize_token_embeddings(272)
+        model.save_pretrained(folder)
+        name = f"{folder}+{folder}"
+        assert load_pair(get_pair(name), "cpu", "auto").shared_vocabulary == 259
+        assert load_pair(get_pair(name), "cpu", "auto", "dummy").shared_vocabulary == 272
+        mixed = load_pair(get_pair(f"{folder}+{tiny_pair.draft}"), "cpu", "auto", "dummy")
+        assert mixed.shared_vocabulary == 259

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specbench import runner
-from specbench.engine.batch import Request
+from specbench.engine.batch import Generation, Request
 from specbench.engine.model import CausalModel
 from specbench.engine.native import Decoding, NativeEngine
 from specbench.errors import InputError, MachineError
@@ -30,6 +30,8 @@ from specbench.scenario import Scenario
 from specbench.tasks.base import Score, choose, get_task
 from specbench.tasks.summarization import Summarization
 from specbench.telemetry.environment import cpu_model
+from specbench.telemetry.nvml import NvmlSampler
+from specbench.telemetry.spans import SpanRecorder, Spans
 
 METHODS = ["baseline", "exact", "sigmoid", "fused", "block"]
 KEY = ["case_id", "repeat", "sample_id"]
@@ -115,11 +117,11 @@ def calls(monkeypatch):
     seen.fail_at = {}
     original = NativeEngine.generate
 
-    def spy(self, requests, method, policy, decoding, observer=None):
+    def spy(self, requests, method, policy, *others):
         seen.append((method.name, requests[0].seed, policy))
         if len(seen) - 1 in seen.fail_at:
             raise seen.fail_at[len(seen) - 1]
-        return original(self, requests, method, policy, decoding, observer)
+        return original(self, requests, method, policy, *others)
 
     monkeypatch.setattr(NativeEngine, "generate", spy)
     return seen
@@ -156,6 +158,7 @@ class TestRows:
             "error", "top_p", "sigmoid_alpha", "sigmoid_beta", "verify_kernel_us", "verify_launches",
             "nvml_t_s", "nvml_gpu_util_pct", "nvml_mem_used_bytes", "nvml_power_w",
             "nvml_sm_clock_mhz", "energy_j", "peak_memory_bytes", "mfu", "throttle_reasons",
+            "gpu_s", "host_gap_s", "synthetic_acceptance", "prompt_lengths",
         }  # fmt: skip
         empty = {name for name in rows if rows[name].isna().any()}
         assert empty == unknown_on_a_cpu
@@ -171,8 +174,9 @@ class TestRows:
             assert row["drafted"] == sum(drafted)
             assert row["accepted"] == sum(accepted)
             assert all(0 <= a <= d for a, d in zip(accepted, drafted, strict=True))
-            for phase in ("draft", "target", "verify"):
+            for phase in ("random", "draft", "target", "verify", "commit"):
                 assert len(row[f"step_{phase}_us"]) == len(drafted)
+            assert len(row["step_end_s"]) == len(drafted)
 
     def test_each_step_adds_its_accepted_drafts_and_one_token(self, rows):
         length = rows[rows["finish_reason"] == "length"]
@@ -199,11 +203,28 @@ class TestRows:
     def test_times_are_positive_and_add_up(self, rows):
         for phase in ("draft", "target", "verify"):
             steps = rows[f"step_{phase}_us"].map(lambda us: sum(float(u) for u in us) / 1e6)
-            assert (steps > 0).all()
+            assert ((steps > 0) | ((phase == "draft") & (rows["drafted"] == 0))).all()
             assert rows[f"{phase}_s"].to_numpy() == pytest.approx(steps.to_numpy(), rel=1e-4)
         assert (rows["ttft_s"] > 0).all()
         assert (rows["ttft_s"] <= rows["wall_s"]).all()
         assert (rows[["draft_s", "target_s", "verify_s"]].sum(axis=1) < rows["wall_s"]).all()
+
+    def test_the_steps_of_a_sequence_end_one_after_the_other(self, rows):
+        for _, row in rows.iterrows():
+            ends = row["step_end_s"]
+            assert ends[0] == pytest.approx(row["start_s"] + row["ttft_s"])
+            assert (ends[1:] > ends[:-1]).all()
+            assert ends[-1] <= row["start_s"] + row["wall_s"] <= row["batch_wall_s"] * (1 + 1e-9)
+
+    def test_a_batch_has_one_wall_time_and_its_last_sequence_ends_it(self, rows):
+        for _, batch in rows.groupby(["case_id", "repeat", "batch_index"]):
+            for name in ("batch_wall_s", "prefill_s", "capture_s"):
+                assert batch[name].nunique() == 1
+            ends = batch["start_s"] + batch["wall_s"]
+            assert ends.max() == pytest.approx(batch["batch_wall_s"].iloc[0])
+            assert (batch["prefill_s"] > 0).all()
+        assert (rows["first_step"] == 0).all()
+        assert (rows["capture_s"] == 0).all()
 
     def test_samples_are_the_tasks_and_the_same_for_every_case(self, rows):
         chosen = {s.sample_id: s for s in choose(get_task("summarization"), "instruction", 2, 0)}
@@ -236,6 +257,78 @@ class TestRows:
         assert set(rows["device_name"]) == {cpu_model() or "cpu"}
         assert set(rows["dtype"]) == {"float32"}
         assert set(rows["implementation"]) == {"torch"}
+
+
+class TestTimes:
+    """Rows of a batch of which one sequence was refilled, from spans written by hand."""
+
+    SPANS = Spans(
+        start_s=1000.0, wall_s=9.0, capture_s=4.0, prefill_s=1.5, gpu_s=7.0,
+        admitted_s={0: 0.0, 1: 5.0}, finished_s={0: 4.5, 1: 9.0}, step_end_s=[2.0, 4.0, 6.0, 8.0],
+        random_us=[1.0, 2.0, 3.0, 4.0], draft_us=[10.0, 20.0, 30.0, 40.0],
+        target_us=[11.0, 21.0, 31.0, 41.0], verify_us=[12.0, 22.0, 32.0, 42.0],
+        commit_us=[13.0, 23.0, 33.0, 43.0],
+    )  # fmt: skip
+
+    def test_a_sequence_has_its_own_steps_and_its_own_clock(self):
+        late = Generation([1, 2], "length", [3, 3], [0, 0], [3, 3], first_step=2)
+        times = runner._times(late, self.SPANS, 1)
+        assert (times["start_s"], times["wall_s"], times["ttft_s"]) == (5.0, 4.0, 1.0)
+        assert times["step_end_s"] == [6.0, 8.0], "on the batch's clock"
+        assert times["step_draft_us"] == [30.0, 40.0]
+        assert times["step_commit_us"] == [33.0, 43.0]
+        assert times["draft_s"] == pytest.approx(70e-6)
+
+    def test_what_is_the_batchs_is_the_same_in_each_row(self):
+        first = Generation([1, 2], "length", [3, 3], [0, 0], [3, 3])
+        times = runner._times(first, self.SPANS, 0)
+        assert (times["wall_s"], times["batch_wall_s"]) == (4.5, 9.0)
+        assert (times["prefill_s"], times["capture_s"]) == (1.5, 4.0)
+        assert (times["gpu_s"], times["host_gap_s"]) == (7.0, 2.0)
+        assert times["step_target_us"] == [11.0, 21.0]
+
+    def test_a_cpu_has_no_gap(self):
+        spans = dataclasses.replace(self.SPANS, gpu_s=None)
+        generation = Generation([1], "length", [0], [0], [0])
+        times = runner._times(generation, spans, 0)
+        assert (times["gpu_s"], times["host_gap_s"]) == (None, None)
+
+    def test_utilisation_of_a_gpu_whose_peak_is_known(self, run, monkeypatch):
+        """By the formula, from what the rows say."""
+        monkeypatch.setattr(runner, "peak_flops", lambda name, dtype: 1e12)
+        ran = run(gamma="0,3", batch_size=2)
+        pair = load_pair(get_pair(ran.rows["pair"][0]), "cpu", "auto")
+        sizes = [CausalModel(model).parameters for model in (pair.target, pair.draft)]
+        for _, batch in ran.rows.groupby("case_id"):
+            fed = [
+                (row["prompt_tokens"] - 1, sum(gamma + 1 for gamma in row["step_gamma"]))
+                for _, row in batch.iterrows()
+            ]
+            target = sum(prompt + steps for prompt, steps in fed)
+            work = 2 * sizes[0] * target
+            if batch["gamma"].iloc[0] != "0":
+                idle = sum((row["step_gamma"] == 0).sum() for _, row in batch.iterrows())
+                work += 2 * sizes[1] * (target - idle)
+            share = work / batch["batch_wall_s"].iloc[0] / 1e12
+            assert batch["mfu"].tolist() == pytest.approx([share] * 2)
+
+    @pytest.mark.parametrize(("capture_s", "energy"), [(0.0, 5.0), (0.1, None)])
+    def test_energy_is_shared_and_none_of_it_is_a_captures(
+        self, run, monkeypatch, capture_s, energy
+    ):
+        windows = []
+
+        def window(self, begin, end):
+            windows.append(end - begin)
+            return {"energy_j": 10.0}
+
+        original = SpanRecorder.spans
+        captured = lambda self: dataclasses.replace(original(self), capture_s=capture_s)  # noqa: E731
+        monkeypatch.setattr(SpanRecorder, "spans", captured)
+        monkeypatch.setattr(NvmlSampler, "window", window)
+        rows = run(batch_size=2).rows
+        assert [None if pd.isna(value) else value for value in rows["energy_j"]] == [energy] * 2
+        assert windows == pytest.approx([rows["batch_wall_s"][0] + capture_s])
 
 
 class TestLuckAndOrder:
@@ -297,9 +390,9 @@ class TestLuckAndOrder:
     def test_a_pair_is_loaded_once(self, run, monkeypatch):
         loads = []
 
-        def spy(spec, device, dtype):
+        def spy(spec, device, dtype, load_format):
             loads.append(dtype)
-            return load_pair(spec, device, dtype)
+            return load_pair(spec, device, dtype, load_format)
 
         monkeypatch.setattr(runner, "load_pair", spy)
         run(task="summarization,code", dtype="float32,bfloat16", repeats=2, max_new_tokens=2)
@@ -395,7 +488,8 @@ class TestFailures:
         figures = [
             "new_tokens", "finish_reason", "verify_steps", "drafted", "accepted", "step_drafted",
             "step_accepted", "step_draft_us", "step_target_us", "step_verify_us", "wall_s", "ttft_s",
-            "draft_s", "target_s", "verify_s", "energy_j", "hypothesis", "metric_value", "metrics",
+            "draft_s", "target_s", "verify_s", "start_s", "batch_wall_s", "prefill_s", "capture_s",
+            "step_end_s", "first_step", "mfu", "energy_j", "hypothesis", "metric_value", "metrics",
             "target_logprob", "nvml_t_s", "peak_memory_bytes",
         ]  # fmt: skip
         assert row[figures].isna().all()
@@ -419,8 +513,8 @@ class TestFailures:
 
     @pytest.mark.parametrize("gamma", ["0", "3"])
     def test_a_model_whose_logits_are_no_numbers(self, run, monkeypatch, gamma):
-        def poisoned(spec, device, dtype):
-            pair = load_pair(spec, device, dtype)
+        def poisoned(spec, device, dtype, load_format):
+            pair = load_pair(spec, device, dtype, load_format)
             with torch.no_grad():
                 pair.target.lm_head.weight[5] = torch.nan
             return pair
@@ -503,7 +597,7 @@ class TestInterruption:
         assert list(rest.rows["status"]) == ["ok"] * 4
 
     def test_interrupted_while_loading(self, run, monkeypatch):
-        def interrupted(spec, device, dtype):
+        def interrupted(spec, device, dtype, load_format):
             raise KeyboardInterrupt
 
         monkeypatch.setattr(runner, "load_pair", interrupted)
@@ -572,7 +666,7 @@ class TestDevice:
             raise MachineError("CuPy is not installed", "pip install 'specbench[cuda12]'")
 
         monkeypatch.setattr(runner, "require", missing)
-        monkeypatch.setattr(runner, "check_available", lambda spec: pytest.fail("went on"))
+        monkeypatch.setattr(runner, "check_available", lambda *args: pytest.fail("went on"))
         for method in ("baseline", "fused"):
             with pytest.raises(MachineError, match=r"cuda:1 .* CuPy is not installed") as caught:
                 plan(Scenario(pair=tiny_pair.name, device="cuda:1", method=method))
@@ -590,13 +684,14 @@ class TestDevice:
             yield
             current.pop()
 
-        def spy(spec, device, dtype):
+        def spy(spec, device, dtype, load_format):
             asked.append((torch.device(device), *current))
             raise KeyboardInterrupt
 
         monkeypatch.setattr(runner, "load_pair", spy)
         monkeypatch.setattr(torch.cuda, "device", made_current)
         monkeypatch.setattr(runner, "check_kernels", lambda device: None)
+        monkeypatch.setattr(runner, "check_fits", lambda *args: None)
         todo = plan(Scenario(pair=tiny_pair.name, device="cuda:1"))
         execute(todo, RunWriter(tmp_path, "test", {}), Listener())
         assert asked == [(torch.device("cuda", 1), torch.device("cuda", 1))]

@@ -136,7 +136,18 @@ class TestStrictFiles:
             ("method", "[]"), ("method", "3"), ("method", "{a: b}"), ("pair", "null"),
             ("name", "3"), ("description", "[a]"), ("device", "tpu"), ("device", "cuda:"),
             ("device", "cuda:x"), ("device", "null"), ("dtype", "int8"), ("dtype", "[]"),
-            ("engine", "vllm"), ("attention", "split"),
+            ("engine", "vllm"), ("attention", "ragged"), ("attention", "[]"),
+            ("execution", "fast"), ("execution", "[]"), ("execution", "null"),
+            ("load_format", "random"), ("load_format", "null"), ("load_format", "[auto]"),
+            ("refill", "1"), ("refill", "null"), ("refill", "often"),
+            ("time_budget", "0"), ("time_budget", "-1"), ("time_budget", ".inf"),
+            ("time_budget", ".nan"), ("time_budget", "soon"), ("time_budget", "true"),
+            ("synthetic_acceptance", "1.01"), ("synthetic_acceptance", "-0.1"),
+            ("synthetic_acceptance", ".nan"), ("synthetic_acceptance", "all"),
+            ("synthetic_acceptance", "true"), ("synthetic_acceptance", "[0.8]"),
+            ("prompt_tokens", "0"), ("prompt_tokens", "-5"), ("prompt_tokens", "[]"),
+            ("prompt_tokens", "[512, 0]"), ("prompt_tokens", "1.5"), ("prompt_tokens", "long"),
+            ("prompt_tokens", "true"), ("prompt_tokens", f"{2**31}"),
             ("sigmoid_range", "5,1"), ("sigmoid_range", "5"), ("sigmoid_range", "1,1"),
             ("sigmoid_range", "a,b"), ("sigmoid_range", "[]"), ("sigmoid_range", "[1, 2, 3]"),
             ("sigmoid_range", "[1, [2, 3]]"), ("sigmoid_range", "[[1, 2], 3]"),
@@ -231,6 +242,11 @@ class TestAxes:
             ("sigmoid_range", ["-10,10", "-30,30"], [(-10.0, 10.0), (-30.0, 30.0)]),
             ("gamma", 3, ["3"]),
             ("gamma", [1, "4..6", "bass"], ["1", "4", "5", "6", "bass"]),
+            ("attention", "pad,split", ["pad", "split"]),
+            ("execution", "graphs, compiled,graphs", ["graphs", "compiled"]),
+            ("synthetic_acceptance", 0, 0.0),
+            ("synthetic_acceptance", 1, 1.0),
+            ("time_budget", 2.5, 2.5),
         ],
     )
     def test_value_text_and_list(self, field, given, expected):
@@ -266,16 +282,18 @@ class TestCases:
         scenario = Scenario(
             pair="a,b", task="x,y", method="fused,sigmoid", gamma="0,2", batch_size="1,2",
             temperature="0,1", dtype="float32,float16", sigmoid_range="-1,1;-2,2",
+            attention="pad,split", execution="eager,graphs",
         )  # fmt: skip
         # sigmoid counts twice, once for each range
-        assert len(scenario.cases()) == 2 * 2 * (1 + 2) * 2 * 2 * 2 * 2
+        assert len(scenario.cases()) == 2 * 2 * (1 + 2) * 2 * 2 * 2 * 2 * 2 * 2
 
     def test_ids_are_unique_and_indifferent_to_order(self):
         axes = {
             "pair": ["a", "b"], "task": ["x", "y"], "method": ["baseline", "fused", "sigmoid"],
             "gamma": ["0", "2", "bass", "heuristic"], "batch_size": [1, 2, 8],
             "temperature": [0.0, 0.7], "sigmoid_range": [[-1, 1], [-2, 2]],
-            "dtype": ["float32", "float16"],
+            "dtype": ["float32", "float16"], "attention": ["pad", "split"],
+            "execution": ["auto", "eager", "graphs", "compiled"],
         }  # fmt: skip
         forward = Scenario(**axes)
         backward = Scenario(**{key: values[::-1] for key, values in axes.items()})
@@ -290,15 +308,21 @@ class TestCases:
 
     @pytest.mark.parametrize(
         "change",
-        [{"top_k": 5}, {"top_p": 0.9}, {"max_new_tokens": 7}, {"temperature": 0.5}, {"pair": "p"}],
-    )
+        [
+            {"top_k": 5}, {"top_p": 0.9}, {"max_new_tokens": 7}, {"temperature": 0.5}, {"pair": "p"},
+            {"attention": "split"}, {"execution": "graphs"}, {"execution": "eager"},
+            {"synthetic_acceptance": 0.0}, {"synthetic_acceptance": 1.0}, {"refill": True},
+        ],
+    )  # fmt: skip
     def test_id_tells_apart_what_decodes_differently(self, change):
         plain = Scenario(method="fused", gamma="4").cases()[0]
         assert Scenario(method="fused", gamma="4", **change).cases()[0].case_id != plain.case_id
 
     def test_id_does_not_depend_on_what_leaves_the_decoding_alone(self):
         plain = Scenario(method="fused", gamma="4").cases()[0]
-        other = Scenario(method="fused", gamma="4", repeats=9, name="x", seed=3, temperature="1")
+        other = Scenario(
+            method="fused", gamma="4", repeats=9, name="x", seed=3, temperature="1", time_budget=2.5
+        )
         assert other.cases()[0].case_id == plain.case_id
 
     @pytest.mark.parametrize(
@@ -313,6 +337,11 @@ class TestCases:
         cases = Scenario(method="fused", **{"gamma": "2", **fields}).cases()
         assert [case.skip is None for case in cases] == [True, False]
         assert reason in cases[1].skip
+
+    def test_refilled_places_need_not_divide_the_samples_but_must_be_filled_once(self):
+        cases = Scenario(method="fused", gamma="2", batch_size="3,8,9", refill=True).cases()
+        assert [case.skip is None for case in cases] == [True, True, False]
+        assert all(case.refill for case in cases)
 
     def test_bass_is_possible_in_a_batch(self):
         assert Scenario(method="fused", gamma="bass", batch_size=4).cases()[0].skip is None
@@ -331,6 +360,65 @@ class TestCases:
         assert changes + 1 == len(set(loads))
 
 
+class TestSynthetic:
+    """The task `synthetic`, and what only it can have."""
+
+    def cases(self, **fields):
+        return Scenario.model_validate({"method": "fused", "gamma": "2", **fields}).cases()
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            (None, (512,)),
+            (64, (64,)),
+            ("128,512,2048", (128, 512, 2048)),
+            ([8, 8, 9], (8, 8, 9)),  # a weight, not a mistake
+        ],
+    )
+    def test_lengths(self, given, expected):
+        [case] = self.cases(task="synthetic", prompt_tokens=given)
+        assert case.prompt_tokens == expected
+
+    def test_an_omitted_length_is_the_same_case_as_its_default(self):
+        plain, stated, longer = (
+            self.cases(task="synthetic", prompt_tokens=length)[0] for length in (None, 512, 513)
+        )
+        assert plain.case_id == stated.case_id
+        assert plain.case_id != longer.case_id
+
+    def test_other_tasks_beside_it_keep_their_prompts(self):
+        text, random = self.cases(task="code,synthetic", prompt_tokens=64)
+        assert (text.prompt_tokens, random.prompt_tokens) == (None, (64,))
+        assert text == self.cases(task="code")[0]
+
+    def test_stored_weights_may_run_it(self):
+        [case] = self.cases(task="synthetic")
+        assert (case.load_format, case.skip) == ("auto", None)
+
+    def test_dummies_skip_every_other_task(self):
+        text, random = self.cases(task="code,synthetic", load_format="dummy")
+        assert "no tokenizer" in text.skip
+        assert random.skip is None
+        assert random.load_format == "dummy"
+        assert random.case_id != self.cases(task="synthetic")[0].case_id
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [("load_format: dummy", "no tokenizer"), ("prompt_tokens: 64", "prompts of its own")],
+    )
+    def test_without_it_they_are_refused(self, tmp_path, text, words):
+        path = write(tmp_path, f"task: code\n{text}\n")
+        with pytest.raises(InputError, match=words) as caught:
+            load_scenario(path)
+        assert path in caught.value.message
+        assert "--task synthetic" in caught.value.hint
+
+    def test_an_option_may_make_a_good_file_wrong(self, tmp_path):
+        path = write(tmp_path, "task: synthetic\nprompt_tokens: 64\n")
+        with pytest.raises(InputError, match="the command line: prompt_tokens"):
+            load_scenario(path, {"task": "code"})
+
+
 class TestSavedScenario:
     @pytest.mark.parametrize(
         "fields",
@@ -339,6 +427,13 @@ class TestSavedScenario:
             {"sigmoid_range": "-10,10;-30,30", "method": "sigmoid"},
             {"gamma": "0..3,bass", "temperature": "0,0.7", "top_p": 0.9, "top_k": 40},
             {"pair": "some/where+else/where", "batch_size": "1,2,4", "dtype": "float16"},
+            {
+                "task": "synthetic",
+                "prompt_tokens": "9,9,64",
+                "load_format": "dummy",
+                "refill": True,
+            },
+            {"execution": "eager,graphs", "time_budget": 2, "synthetic_acceptance": 0.8},
         ],
     )
     def test_comes_back_as_it_was(self, fields):
@@ -371,7 +466,21 @@ class TestBuiltInScenarios:
         assert any(case.skip is None for case in scenario.cases())
 
     def test_there_are_those_that_the_docs_name(self):
-        assert {"demo", "smoke", "gamma_sweep"} <= set(scenario_files())
+        named = {"demo", "smoke", "gamma_sweep", "bass", "attention", "engine_vs_transformers"}
+        assert named <= set(scenario_files())
+
+    @pytest.mark.parametrize("name", ["bass", "attention", "engine_vs_transformers"])
+    def test_dummies_fit_into_a_card_of_80_gb(self, name):
+        from specbench.memory import needed, shape
+        from specbench.pairs import get_pair
+
+        for case in load_scenario(name)[0].cases():
+            spec = get_pair(case.pair)
+            target, draft = (
+                shape(model, case.dtype, "cuda", "dummy") for model in (spec.target, spec.draft)
+            )
+            assert needed(case, target, draft).total < 70e9
+            assert max(case.prompt_tokens) + case.max_new_tokens + 32 <= 4096
 
 
 class TestReadme:

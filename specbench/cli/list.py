@@ -35,8 +35,10 @@ def _pairs() -> Table:
     from specbench.pairs import pair_specs
 
     table = Table(
-        "pair", "what it is", caption="Any other: --pair TARGET+DRAFT, folders or hub names."
-    )
+        "pair", "what it is",
+        caption="Any other: --pair TARGET+DRAFT, folders or hub names. Those with a slash run without "
+        "a network too, as random weights of their shapes: --load-format dummy.",
+    )  # fmt: skip
     for spec in pair_specs().values():
         table.add_row(spec.name, spec.summary)
     return table

@@ -47,6 +47,35 @@ def run(
         typer.Option(help="ALPHA,BETA of `sigmoid`; several separated by semicolons."),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Decoding loop: native.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help=f"Of a ragged batch: pad or split. {_LISTS}")
+    ] = None,
+    execution: Annotated[
+        str | None, typer.Option(help=f"auto, eager, graphs or compiled. {_LISTS}")
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="The same as --execution compiled.")
+    ] = False,
+    load_format: Annotated[
+        str | None,
+        typer.Option(help="auto, or dummy: random weights of the pair's shapes, no network."),
+    ] = None,
+    prompt_tokens: Annotated[
+        str | None,
+        typer.Option(help="Lengths of the prompts of the task synthetic: 512, or 128,2048."),
+    ] = None,
+    synthetic_acceptance: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="Accept each draft with this chance, whatever it is."),
+    ] = None,
+    refill: Annotated[
+        bool | None,
+        typer.Option("--refill/--no-refill", help="Give a finished sequence's place to the next."),
+    ] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Show the tokens that each sequence had by then."),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     samples: Annotated[int | None, typer.Option(help="Samples of the task for each case.")] = None,
@@ -67,10 +96,20 @@ def run(
 
     Example: specbench run gamma_sweep --method baseline,fused --gamma 0..8
     """
+    if compile_:
+        if execution is not None:
+            raise InputError(
+                f"--compile means --execution compiled, and --execution {execution} is given too",
+                "Give one of the two.",
+            )
+        execution = "compiled"
     overrides = {
         "pair": pair, "task": task, "method": method, "gamma": gamma, "batch_size": batch_size,
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "sigmoid_range": sigmoid_range,
-        "engine": engine, "dtype": dtype, "device": device, "samples": samples, "repeats": repeats,
+        "engine": engine, "attention": attention, "execution": execution,
+        "load_format": load_format, "prompt_tokens": prompt_tokens,
+        "synthetic_acceptance": synthetic_acceptance, "refill": refill, "time_budget": time_budget,
+        "dtype": dtype, "device": device, "samples": samples, "repeats": repeats,
         "max_new_tokens": max_new_tokens, "seed": seed,
     }  # fmt: skip
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -183,11 +222,20 @@ def _report(outcome: Outcome, path: Path | None, resume: str, talk: Console) -> 
 def _show_cases(todo: Plan) -> None:
     from rich.table import Table
 
-    table = Table("case", "pair", "task", "batch", "temperature", "γ", "method", "skipped because")
+    # These axes are rarely used, and a line of the table has little room.
+    used = [
+        axis
+        for axis in ("attention", "execution")
+        if len({getattr(case, axis) for case in todo.cases}) > 1
+    ]
+    table = Table(
+        "case", "pair", "task", "batch", *used, "temperature", "γ", "method", "skipped because"
+    )
     for case in todo.cases:
         table.add_row(
-            case.case_id, case.pair, case.task, str(case.batch_size), f"{case.temperature:g}",
-            case.gamma, case.method, case.skip or "",
+            case.case_id, case.pair, case.task, str(case.batch_size),
+            *(getattr(case, axis) for axis in used),
+            f"{case.temperature:g}", case.gamma, case.method, case.skip or "",
         )  # fmt: skip
     Console(markup=False).print(table)
 

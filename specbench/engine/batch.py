@@ -1,15 +1,12 @@
-"""The sequences of a batch: their tokens, their own lengths, and how each of them ends."""
+"""The host's side of a batch: which sequence sits in which slot, its tokens, and how it ends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
+from specbench.engine.slots import BROKEN, EOS, LENGTH, Report, Slots
 from specbench.errors import InputError
-from specbench.sampling.verifier import Verification
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,8 @@ class Generation:
             limit, and not past an end token among the drafts.
         step_accepted: for each step, the drafts kept.
         step_gamma: for each step, the tokens that the draft model drafted.
+        first_step: the batch's step in which the sequence ran first; 0 unless it took the slot of
+            another one.
         error: why the sequence could not go on.
     """
 
@@ -39,6 +38,7 @@ class Generation:
     step_drafted: list[int] = field(default_factory=list)
     step_accepted: list[int] = field(default_factory=list)
     step_gamma: list[int] = field(default_factory=list)
+    first_step: int = 0
     error: str | None = None
 
     @property
@@ -56,152 +56,98 @@ class Committed:
     ended: list[int] = field(default_factory=list)
 
 
+BROKEN_ROWS = (
+    "no token to emit: the target's logits hold a NaN, a +inf or nothing but -inf, "
+    "or the sigmoid range leaves none of them any weight"
+)
+
+
 class Batch:
-    """Tokens (B, capacity + 1) on the device and each sequence's own length, there and on the host.
+    """Requests that go through the slots: each takes one as soon as one is free, in order.
 
     Args:
         requests: at least one, none empty.
         max_new_tokens: at least 1.
-        gamma_limit: the most drafts that a step can ever hold.
-        eos_tokens: ids that end a sequence.
+        slots: empty ones.
+
+    Attributes:
+        steps: how many were taken.
+        held: for each slot, the tokens it holds; 0 where it is empty.
     """
 
-    def __init__(
-        self,
-        requests: Sequence[Request],
-        max_new_tokens: int,
-        gamma_limit: int,
-        eos_tokens: Sequence[int],
-        device: torch.device,
-    ) -> None:
-        if not requests or not all(request.prompt for request in requests):
-            raise InputError("a prompt is empty", "Every prompt needs at least one token.")
-        self.size = len(requests)
-        self.held = [len(request.prompt) for request in requests]
-        """Tokens each sequence holds, on the host."""
-        self.lengths = torch.tensor(self.held, device=device)
-        """(B,) int64: the same on the device."""
-        self.seeds = torch.tensor([request.seed for request in requests], device=device)
-        # A step may draft past the token limit of a sequence whose neighbour still has room.
-        self.capacity = max(self.held) + max_new_tokens + gamma_limit
-        self.tokens = torch.zeros(
-            len(requests), self.capacity + 1, dtype=torch.int64, device=device
-        )
-        for sequence, request in enumerate(requests):
-            self.tokens[sequence, : len(request.prompt)] = torch.tensor(request.prompt)
-        self._rows = torch.arange(len(requests), device=device)[:, None]
-        self._running = torch.ones(len(requests), dtype=torch.bool, device=device)
-        self._limits = self.lengths + max_new_tokens
-        self._max_new_tokens = max_new_tokens
-        self._eos = set(eos_tokens)
-        self._eos_on_device = torch.tensor(sorted(self._eos), dtype=torch.int64, device=device)
+    def __init__(self, requests: Sequence[Request], max_new_tokens: int, slots: Slots) -> None:
+        check_requests(requests)
+        self.steps = 0
+        self.held = [0] * slots.size
+        self._requests, self._max_new_tokens, self._slots = requests, max_new_tokens, slots
+        self._waiting = list(range(len(requests)))[::-1]
+        self._seated: list[int | None] = [None] * slots.size
         self._generations = [Generation() for _ in requests]
 
     @property
     def active(self) -> bool:
-        """Whether any sequence still runs."""
-        return not all(generation.done for generation in self._generations)
+        """Whether any sequence sits in a slot."""
+        return any(sequence is not None for sequence in self._seated)
+
+    def fill(self) -> dict[int, int]:
+        """Gives the free slots to those who wait; returns slot → sequence of the newly seated."""
+        seated = {}
+        for slot, sequence in enumerate(self._seated):
+            if sequence is None and self._waiting:
+                seated[slot] = self._seat(slot, self._waiting.pop())
+        return seated
 
     def most_drafts(self) -> int:
         """The most drafts that any running sequence can use: one token of its limit is the verifier's."""
         return max(
-            self._max_new_tokens - len(generation.tokens) - 1
-            for generation in self._generations
-            if not generation.done
+            self._max_new_tokens - len(self._generations[sequence].tokens) - 1
+            for sequence in self._seated
+            if sequence is not None
         )
 
-    def positions(self, offset: int) -> Tensor:
-        """(B,): where each sequence's draft number `offset` stands.
-
-        Nowhere if the sequence is done, or if it could not keep the draft: a neighbour drafts on.
-        """
-        place = self.lengths + offset
-        return torch.where(self._running & (place < self._limits), place, self.capacity)
-
-    def feed(
-        self, start: Tensor | int, width: int, until: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens and positions, (B, width) each, from `start` on.
-
-        Positions before 0, at or past `until`, or of a sequence that is done, are nowhere.
-        """
-        first = start if isinstance(start, Tensor) else torch.full_like(self.lengths, start)
-        places = first[:, None] + torch.arange(width, device=self.lengths.device)
-        stop = self.lengths if until is None else until
-        real = (places >= 0) & (places < stop[:, None]) & self._running[:, None]
-        places = torch.where(real, places, self.capacity)
-        return self.tokens[self._rows, places], places
-
-    def worth_verifying(self, draft_tokens: Tensor) -> Tensor:
-        """(B,) int64: how many drafts are worth verifying.
-
-        None of a finished sequence; none past the token limit, since the verifier adds a token; and
-        none after an end token, since they could not be kept.
-        """
-        gamma = draft_tokens.shape[1]
-        ends = torch.isin(draft_tokens, self._eos_on_device)
-        before_end = (ends.long().cumsum(1) - ends.long() == 0).sum(1)
-        room = (self._limits - self.lengths - 1).clamp(0, gamma)
-        return torch.where(self._running, torch.minimum(room, before_end), 0)
-
-    def commit(self, result: Verification, offered: Tensor, gamma: int) -> Committed:
-        """Takes over a step's tokens; the one place where the host reads from the device.
-
-        Args:
-            result: of the step's verification.
-            offered: (B,) the drafts that were offered to it.
-            gamma: the drafts that were made.
-        """
-        drafted = offered.tolist()
-        tokens, counts = result.tokens.tolist(), result.num_accepted.tolist()
+    def take(self, report: Report, gamma: int) -> Committed:
+        """Keeps the books of a step of γ drafts; who ended leaves its slot."""
         step = Committed()
-        for sequence, generation in enumerate(self._generations):
-            if generation.done:
+        for slot, sequence in enumerate(self._seated):
+            if sequence is None:
                 continue
-            emitted = tokens[sequence][: counts[sequence] + 1]
-            kept = self._append(generation, emitted, drafted[sequence], counts[sequence])
-            self.held[sequence] += kept
+            generation = self._generations[sequence]
+            generation.tokens += report.tokens[slot]
+            generation.step_drafted.append(report.offered[slot])
+            generation.step_accepted.append(report.accepted[slot])
             generation.step_gamma.append(gamma)
-            step.accepted.append(generation.step_accepted[-1])
-            step.offered.append(drafted[sequence])
+            step.accepted.append(report.accepted[slot])
+            step.offered.append(report.offered[slot])
+            self.held[slot] += len(report.tokens[slot])
+            state = report.state[slot]
+            if state == BROKEN:
+                generation.error = BROKEN_ROWS
+            else:
+                generation.finish_reason = {EOS: "eos", LENGTH: "length"}.get(state)
             if generation.done:
                 step.ended.append(sequence)
-        self._store(result.tokens)
+                self._seated[slot], self.held[slot] = None, 0
+        self.steps += 1
         return step
 
     def generations(self) -> list[Generation]:
         """What became of each request, in order."""
         return self._generations
 
-    def _append(self, generation: Generation, emitted: list[int], drafted: int, count: int) -> int:
-        """Adds a step's tokens to one sequence; returns how many."""
-        if emitted[-1] == -1:
-            generation.error = (
-                "no token to emit: the target's logits hold a NaN, a +inf or nothing but -inf, "
-                "or the sigmoid range leaves none of them any weight"
-            )
-            emitted = emitted[:-1]
-        end = next((i for i, token in enumerate(emitted) if token in self._eos), None)
-        if end is not None:
-            emitted = emitted[: end + 1]
-        generation.tokens += emitted
-        generation.step_drafted.append(drafted)
-        generation.step_accepted.append(min(count, len(emitted)))
-        if generation.error is None:
-            if end is not None:
-                generation.finish_reason = "eos"
-            elif len(generation.tokens) >= self._max_new_tokens:
-                generation.finish_reason = "length"
-        return len(emitted)
+    def _seat(self, slot: int, sequence: int) -> int:
+        request = self._requests[sequence]
+        limit = len(request.prompt) + self._max_new_tokens
+        self._slots.seat(slot, request.prompt, limit, request.seed)
+        self._seated[slot], self.held[slot] = sequence, len(request.prompt)
+        self._generations[sequence].first_step = self.steps
+        return sequence
 
-    def _store(self, tokens: Tensor) -> None:
-        """Writes the step's tokens behind each sequence; what lies past its new length is not read."""
-        column = torch.arange(tokens.shape[1], device=tokens.device)
-        places = torch.where(
-            self._running[:, None], self.lengths[:, None] + column, self.capacity
-        ).clamp(max=self.capacity)
-        self.tokens.scatter_(1, places, tokens.clamp(min=0))
-        self.lengths = torch.tensor(self.held, device=tokens.device)
-        self._running = torch.tensor(
-            [not generation.done for generation in self._generations], device=tokens.device
-        )
+
+def check_requests(requests: Sequence[Request]) -> None:
+    """Looks for prompts without a token.
+
+    Raises:
+        InputError: there is one, or there is no request at all.
+    """
+    if not requests or not all(request.prompt for request in requests):
+        raise InputError("a prompt is empty", "Every prompt needs at least one token.")

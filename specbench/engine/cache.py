@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-BUCKET = 64
-"""Attention reads the cache up to the longest sequence, rounded up to this many slots."""
-
 
 class RaggedCache(Cache):  # type: ignore[misc]
     """Keys and values of fixed capacity, written at the positions of each sequence's own tokens.
@@ -19,30 +16,49 @@ class RaggedCache(Cache):  # type: ignore[misc]
     mask hides every slot past the query's own position (hidden, not zeroed: a zero key would still
     add e⁰ to the softmax). One slot more than the capacity takes what must be written nowhere:
     padding of ragged prompts, and sequences that are finished.
+
+    Memory is taken at the first forward: 2 · layers · B · H · (capacity + 1) · D · itemsize bytes.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, size: int, capacity: int) -> None:
         super().__init__(layers=[])
-        self.capacity = capacity
+        self._size, self.capacity = size, capacity
         self.positions: Tensor
         self.window = 0
+        self.rows: slice | None = None
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
-    def place(self, positions: Tensor, longest: int) -> Tensor:
+    @property
+    def allocated(self) -> bool:
+        """Whether the memory has been taken."""
+        return bool(self._keys)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The memory that was taken."""
+        return sum(one.nbytes for one in [*self._keys, *self._values])
+
+    def place(
+        self, positions: Tensor, window: int, dtype: torch.dtype, rows: slice | None = None
+    ) -> Tensor:
         """Says where the next forward's tokens stand, and what they may see.
 
         Args:
             positions: (B, T) int64; `capacity` means nowhere.
-            longest: tokens of the longest sequence, these included; on the host.
+            window: slots that are read, at most the capacity; no token may stand past them.
+            dtype: of the mask.
+            rows: the sequences that the B are, of those of the batch; None is all.
 
         Returns:
-            (B, 1, T, window) bool, True where a query may attend: slots up to its own.
+            (B, 1, T, window): 0 where a query may attend, which is slots up to its own; −inf elsewhere.
         """
-        self.positions = positions
-        self.window = min(-(-longest // BUCKET) * BUCKET, self.capacity)
+        self.positions, self.rows = positions, rows
+        self.window = min(window, self.capacity)
         slots = torch.arange(self.window, device=positions.device)
-        return slots <= positions[:, None, :, None]
+        hidden = slots > positions[:, None, :, None]
+        nothing = torch.zeros((), dtype=dtype, device=positions.device)
+        return nothing.masked_fill(hidden, -torch.inf)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -52,15 +68,22 @@ class RaggedCache(Cache):  # type: ignore[misc]
             self._keys.append(self._empty(key_states))
             self._values.append(self._empty(value_states))
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        slots = self.positions[:, None, :, None].expand_as(key_states)
-        keys.scatter_(2, slots, key_states)
-        values.scatter_(2, slots, value_states)
+        if self.rows is not None:
+            keys, values = keys[self.rows], values[self.rows]
+        slots = self.positions[:, None, :, None]
+        keys.scatter_(2, slots.expand_as(key_states), key_states)
+        values.scatter_(2, slots.expand_as(value_states), value_states)
         return keys[:, :, : self.window], values[:, :, : self.window]
+
+    def clear(self, rows: slice = slice(None)) -> None:
+        """Zeroes what these sequences left: the mask hides their keys, but not if they hold a NaN."""
+        for one in [*self._keys, *self._values]:
+            one[rows].zero_()
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """transformers asks; positions are always given, so no answer is ever used."""
         return 0
 
     def _empty(self, states: Tensor) -> Tensor:
-        batch, heads, _, width = states.shape
-        return states.new_zeros(batch, heads, self.capacity + 1, width)
+        _, heads, _, width = states.shape
+        return states.new_zeros(self._size, heads, self.capacity + 1, width)

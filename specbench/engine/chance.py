@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from specbench.engine.batch import Batch
+from specbench.engine.slots import Slots
 from specbench.sampling import draft as drafting
 from specbench.sampling.cuda_methods import KernelSampler
 from specbench.sampling.philox import Purpose
@@ -58,8 +58,8 @@ class TorchSampler:
 
     lse = None
 
-    def __init__(self, batch: Batch, slots: int, vocab_size: int, temperature: float) -> None:
-        self.tokens = batch.tokens.new_zeros(batch.size, slots)
+    def __init__(self, batch: Slots, draws: int, vocab_size: int, temperature: float) -> None:
+        self.tokens = batch.tokens.new_zeros(batch.size, draws)
         self._batch, self._vocab_size = batch, vocab_size
         self._temperature = torch.full((batch.size,), temperature, device=batch.tokens.device)
         self._greedy = temperature == 0
@@ -88,9 +88,9 @@ class TorchSampler:
 class GpuSampler:
     """The sampler of one kernel: a launch for each slot, nothing beforehand."""
 
-    def __init__(self, kernel: KernelSampler, batch: Batch, slots: int, temperature: float) -> None:
-        self.tokens = batch.tokens.new_zeros(batch.size, slots)
-        self.lse = torch.zeros(batch.size, slots, device=batch.tokens.device)
+    def __init__(self, kernel: KernelSampler, batch: Slots, draws: int, temperature: float) -> None:
+        self.tokens = batch.tokens.new_zeros(batch.size, draws)
+        self.lse = torch.zeros(batch.size, draws, device=batch.tokens.device)
         self._kernel, self._batch, self._temperature = kernel, batch, temperature
         self._purpose = Purpose.DRAFT
 
@@ -131,22 +131,23 @@ class Tools:
             )
         return self._verifiers[key]
 
-    def sampler(self, batch: Batch, slots: int, temperature: float) -> Sampler:
-        """One for a generation whose steps draw so many tokens at most."""
+    def sampler(self, batch: Slots, draws: int, temperature: float) -> Sampler:
+        """One for steps that draw so many tokens of each sequence at most."""
         if self._device.type != "cuda":
-            return TorchSampler(batch, slots, self.vocab_size, temperature)
+            return TorchSampler(batch, draws, self.vocab_size, temperature)
         if batch.size not in self._samplers:
             self._samplers[batch.size] = KernelSampler(
                 batch.size, self.vocab_size, self._dtype, self._device
             )
-        return GpuSampler(self._samplers[batch.size], batch, slots, temperature)
+        return GpuSampler(self._samplers[batch.size], batch, draws, temperature)
 
 
 class Chance:
     """Of one generation. For each step: `begin`, then `draft` slot by slot, then `decide`.
 
     Args:
-        most_drafts: of a step; 0 is plain decoding, in which the method never comes into play.
+        sampler: for at least one token of each sequence, and for as many as a step drafts.
+        plain: no step has drafts: the method never comes into play.
         temperature: 0 is greedy.
         sigmoid_range: (alpha, beta) in logits, for the method `sigmoid`.
     """
@@ -155,14 +156,19 @@ class Chance:
         self,
         tools: Tools,
         method: Method,
-        batch: Batch,
-        most_drafts: int,
+        batch: Slots,
+        sampler: Sampler,
         temperature: float,
         sigmoid_range: tuple[float, float],
+        *,
+        plain: bool,
     ) -> None:
         self._batch, self._temperature, self._sigmoid_range = batch, temperature, sigmoid_range
-        self._tools, self._method, self._plain = tools, method, most_drafts == 0
-        self._sampler = tools.sampler(batch, max(most_drafts, 1), temperature)
+        self._tools, self._method, self._plain = tools, method, plain
+        self._sampler = sampler
+        torch_ops = method.implementation_on(batch.tokens.device) == "torch"
+        self.draws_beforehand = torch_ops and temperature > 0 and not plain
+        """Whether `begin` draws numbers on the device."""
         self._verifier: Verifier | None = None
         self._numbers: Numbers | None = None
 
@@ -173,8 +179,7 @@ class Chance:
             return
         self._sampler.begin(Purpose.DRAFT, gamma)
         self._verifier = self._tools.verifier(self._method, self._batch.size, gamma)
-        draws_itself = self._verifier.implementation == "cuda" or self._temperature == 0
-        self._numbers = None if draws_itself else self._draw_numbers(gamma)
+        self._numbers = self._draw_numbers(gamma) if self.draws_beforehand else None
 
     def draft(self, logits: Tensor, slot: int) -> Tensor:
         """(B,) int64: the step's draft number `slot`, from the draft's logits (B, V)."""
@@ -203,6 +208,10 @@ class Chance:
             sigmoid_range=self._sigmoid_range, draft_lse=None if lse is None else lse[:, :gamma],
             numbers=self._numbers,
         )  # fmt: skip
+
+    def in_use(self) -> object:
+        """What the step's `decide` reads and writes besides its arguments: a captured one needs it."""
+        return self._verifier, self._numbers
 
     def _from_target_alone(self, logits: Tensor) -> Verification:
         """One token from (B, V), the one that a verify step without drafts would emit."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from specbench.engine.attention import PAD, SPLIT, WINDOWS, implementation
 from specbench.engine.cache import RaggedCache
+from specbench.errors import InputError
 
 
 class CausalModel:
@@ -24,10 +27,20 @@ class CausalModel:
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.parameters = int(model.num_parameters())
         self.max_positions = _longest_context(model.config)
+        self._compiled: Any = None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(
-        self, tokens: Tensor, positions: Tensor, cache: RaggedCache, longest: int, *, keep: int = 0
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: RaggedCache,
+        windows: Sequence[int],
+        *,
+        keep: int = 0,
+        rows: slice | None = None,
+        attention: str = PAD,
+        compiled: bool = False,
     ) -> Tensor:
         """Logits of the tokens' successors; writes the tokens into the cache.
 
@@ -35,25 +48,50 @@ class CausalModel:
             tokens: (B, T) int64.
             positions: (B, T) int64; `cache.capacity` marks a token that counts for nothing.
             cache: this model's.
-            longest: tokens of the longest sequence, these included.
+            windows: for each sequence, slots of the cache that hold all its tokens, these included.
             keep: logits of the last `keep` tokens only; 0 means all.
+            rows: the sequences of the cache that the B are; None is all.
+            attention: "pad" or "split".
+            compiled: through torch.compile, which happens at the first call of each shape.
 
         Returns:
             (B, T or keep, V) in the model's dtype.
         """
-        mask = cache.place(positions, longest)
+        mask = cache.place(positions, max(windows), self.dtype, rows)
         # Nowhere is a slot of the cache, not a position: learned positions end before it.
         places = positions.masked_fill(positions == cache.capacity, 0)
-        out = self.model(
+        self._attend_by(attention)
+        out = (self._compile() if compiled else self.model)(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=places,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=keep,
+            **({WINDOWS: tuple(windows)} if attention == SPLIT else {}),
         )
         logits: Tensor = out.logits
         return logits
+
+    def _attend_by(self, attention: str) -> None:
+        if not getattr(self.model, "_supports_attention_backend", True):
+            # An older architecture, whose own attention adds the mask as it should.
+            if attention != PAD:
+                raise InputError(
+                    f"{type(self.model).__name__} has its own attention, which cannot be {attention}",
+                    "Give --attention pad.",
+                )
+            return
+        name = implementation(attention)
+        if self.model.config._attn_implementation != name:
+            self.model.set_attn_implementation(name)
+
+    def _compile(self) -> Any:
+        if self._compiled is None:
+            # A step of each γ is a shape of its own; torch gives up after eight by default.
+            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+            self._compiled = torch.compile(self.model.forward)
+        return self._compiled
 
 
 def _longest_context(config: Any) -> int | None:

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specbench.cuda.graphs import Call, capture
 from specbench.micro.inputs import InputSet, bytes_moved
 from specbench.micro.plan import Shape
 from specbench.micro.timing import (
-    Call,
     Card,
-    capture,
     host_us,
     nothing,
     replay_us,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 
+from specbench.cuda.graphs import Call, capture
 from specbench.errors import MachineError
 from specbench.telemetry.profile import profile_kernels
-
-Call = Callable[[], object]
 
 WARM_UPS = 3
 BLOCK_BYTES = 2**30
@@ -104,41 +103,6 @@ def warm_up(call: Call) -> None:
             call()
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
-
-
-def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
-    """One CUDA graph of all calls in order. What they read and write must live as long as the graph.
-
-    Raises:
-        RuntimeError: a call waits for the GPU, or does something else that no graph can hold.
-    """
-    # Looked for beforehand: a capture that fails leaves torch's allocator in a bad way (before 2.12
-    # it believes for good that a capture is under way).
-    refuse_waiting(calls[0])
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    try:
-        with torch.cuda.graph(graph):
-            for call in calls:
-                call()
-    except BaseException:
-        # If ending the capture fails too, its stream is left as the current one.
-        torch.cuda.set_stream(stream)
-        raise
-    return graph
-
-
-def refuse_waiting(call: Call) -> None:
-    """Raises the error of the torch operation that waits for the GPU, if the call has one."""
-    before, asked = torch.cuda.get_sync_debug_mode(), torch.cuda.is_current_stream_capturing
-    # A method may know better than to wait during a capture (the one for FlashInfer does): it is
-    # tried as if it were in one.
-    torch.cuda.is_current_stream_capturing = lambda: True
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        call()
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
-        torch.cuda.is_current_stream_capturing = asked
 
 
 def replay_us(graph: torch.cuda.CUDAGraph, calls: int, before: Call = nothing) -> float:

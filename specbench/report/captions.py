@@ -8,38 +8,66 @@ from typing import Any
 import pandas as pd
 
 from specbench.report.compare import Across, Within
+from specbench.report.sheet import amount, times
 from specbench.report.summary import GROUP_KEY, STEADY_SPREAD, keys_of
 
 UNSTEADY = "~"
 APPROXIMATE = "≈"
 UNKNOWN = "?"
+DUMMY = "dummy"
+"""The load format of random weights."""
 
 _IMPLEMENTATIONS = {"torch": "torch ops", "cuda": "CUDA kernels"}
 
 
 def group_captions(lines: pd.DataFrame) -> list[str]:
     """All that is to be said below the table of one `compare.Group`."""
-    found = [fastest(lines), implementation(lines), *marks(lines), *failures(lines)]
+    found = [fastest(lines), latency(lines), utilisation(lines), implementation(lines)]
+    found += [*marks(lines), *invented(lines), *failures(lines)]
     return [caption for caption in found if caption]
 
 
 def group_title(key: dict[str, Any]) -> str:
-    """demo-lm · summarization · batch 1 · temperature 1 · native · float16"""
-    shown = [key["pair"], key["task"], _named("batch", key["batch_size"])]
+    """demo-lm · code · batch 8 · temperature 0.6 · native · pad · graphs · float16 · dummy weights"""
+    lengths = key["prompt_lengths"]
+    shown = [key["pair"], key["task"], lengths and f"prompts {lengths}"]
+    shown += [_named("batch", key["batch_size"])]
     shown += [_named("temperature", key["temperature"]), _named("top-k", key["top_k"])]
-    shown += [_named("top-p", key["top_p"]), key["engine"], key["attention"], key["dtype"]]
+    shown += [_named("top-p", key["top_p"]), key["engine"], key["attention"], key["execution"]]
+    shown += ["refill" if key["refill"] else None, key["dtype"]]
+    shown += ["dummy weights" if key["load_format"] == DUMMY else None]
+    shown += [_named("synthetic acceptance", key["synthetic_acceptance"])]
     return " · ".join(str(part) for part in shown if part is not None)
 
 
 def fastest(lines: pd.DataFrame) -> str | None:
     """The exact method and γ with the most tokens per second, and whether that beats γ = 0."""
-    drafted = lines[(lines["gamma"] != "0") & lines["tokens_per_s"].notna()]
+    best = fastest_line(lines)
+    if best is None:
+        return None
+    kind = "exact" if best["exact"] is True else "of methods not known to be exact"
+    chance = "" if pd.isna(best["synthetic_acceptance"]) else ", acceptance synthetic"
+    return f"fastest {kind}: {_case(best)}: {_gain(best)}{chance}{_doubt(best)}"
+
+
+def fastest_line(lines: pd.DataFrame) -> pd.Series[Any] | None:
+    """The drafting line with the most tokens per second: of an exact method if one finished."""
+    return _first(lines, "tokens_per_s", descending=True)
+
+
+def _first(lines: pd.DataFrame, name: str, descending: bool) -> pd.Series[Any] | None:
+    """The drafting line with the best value in a column: of an exact method if there is one."""
+    drafted = lines[(lines["gamma"] != "0") & lines[name].notna()]
     exact = drafted[drafted["exact"].map(lambda mark: mark is True)]
-    kind, pool = ("exact", exact) if len(exact) else ("of methods not known to be exact", drafted)
+    pool = exact if len(exact) else drafted
     if pool.empty:
         return None
-    best = pool.iloc[int(pool["tokens_per_s"].to_numpy(float).argmax())]
-    return f"fastest {kind}: {best['label']} at γ = {best['gamma']}: {_gain(best)}{_doubt(best)}"
+    values = pool[name].to_numpy(float)
+    return pool.iloc[int(values.argmax() if descending else values.argmin())]
+
+
+def _case(line: pd.Series[Any]) -> str:
+    return f"{line['label']} at γ = {line['gamma']}"
 
 
 def _gain(best: pd.Series[Any]) -> str:
@@ -52,6 +80,30 @@ def _gain(best: pd.Series[Any]) -> str:
 
 def _doubt(best: pd.Series[Any]) -> str:
     return f" (unsteady: {best['unsteady']})" if best["unsteady"] else ""
+
+
+def latency(lines: pd.DataFrame) -> str | None:
+    """Of a batch: the lowest PTL, and how far its sequences lie apart."""
+    best = _first(lines, "ptl_s", descending=False)
+    if best is None or not (lines["batch_size"] > 1).any():
+        return None
+    mean, first, last = (amount(1e3 * best[f"ptl{part}_s"]) for part in ("", "_first", "_last"))
+    known = pd.notna(best["ptl_speedup"])
+    beside = f"; plain decoding's is {times(best['ptl_speedup'])} that" if known else ""
+    return (
+        f"PTL, a sequence's time per token, is lowest with {_case(best)}: {mean} ms (first finished "
+        f"{first}, last {last}){beside}"
+    )
+
+
+def utilisation(lines: pd.DataFrame) -> str | None:
+    """The highest MFU of a drafting line, and plain decoding's."""
+    best = _first(lines, "mfu", descending=True)
+    if best is None:
+        return None
+    plain = lines[(lines["gamma"] == "0") & lines["mfu"].notna()]["mfu"]
+    beside = f", plain decoding's {amount(100 * plain.max())} %" if len(plain) else ""
+    return f"MFU is highest with {_case(best)}: {amount(100 * best['mfu'])} %{beside}"
 
 
 def implementation(lines: pd.DataFrame) -> str | None:
@@ -91,6 +143,19 @@ def marks(lines: pd.DataFrame) -> list[str]:
     return found
 
 
+def invented(lines: pd.DataFrame) -> list[str]:
+    """What no model decided."""
+    rates = lines["synthetic_acceptance"].dropna().unique()
+    found = [
+        f"acceptance is synthetic ({rate:g} per draft): nothing here says anything about quality"
+        for rate in rates
+    ]
+    if (lines["load_format"] == DUMMY).any():
+        what = "" if len(rates) else ", and τ, α and quality are not its own"
+        found.append(f"weights are random: the pair's in shape alone{what}")
+    return found
+
+
 def failures(lines: pd.DataFrame) -> list[str]:
     """One sentence for each case with failed or skipped sequences, with the first reason."""
     return [
@@ -104,6 +169,24 @@ def _lost(line: dict[Any, Any]) -> str:
     if not line["failed"]:
         return "skipped"
     return f"{line['failed']} of {line['failed'] + line['sequences']} sequences failed"
+
+
+def batch_size_captions(best: dict[int, dict[Any, Any]]) -> list[str]:
+    """Up to which batch size drafting pays.
+
+    Args:
+        best: batch size → the fastest drafting line.
+    """
+    known = {size: line["speedup"] for size, line in best.items() if pd.notna(line["speedup"])}
+    slower = [f"{size}" for size, speedup in known.items() if speedup < 1]
+    found = []
+    if slower:
+        found.append(f"at batch {', '.join(slower)} plain decoding has more tokens/s")
+    elif known:
+        found.append("drafting has more tokens/s than plain decoding at each of these batch sizes")
+    if doubts := sorted({line["unsteady"] for line in best.values() if line["unsteady"]}):
+        found.append(f"{UNSTEADY} unsteady: {'; '.join(doubts)}")
+    return found + (invented(pd.DataFrame(list(best.values()))) if best else [])
 
 
 def _named(name: str, value: Any) -> str | None:

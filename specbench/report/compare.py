@@ -5,6 +5,7 @@ Speed-ups are ratios within a run and survive a change of machine; absolute time
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,7 +116,7 @@ def within(run: Run) -> Within:
     Raises:
         NotComparableError: no case of the run finished.
     """
-    summary = summarise(run.rows)
+    summary = summarise(run.rows, time_budget(run.metadata))
     if summary.empty or not summary["sequences"].any():
         errors = [] if summary.empty else summary["first_error"].dropna().unique().tolist()
         hint = f"The first error was: {errors[0]}" if errors else "Run it again."
@@ -127,6 +128,15 @@ def within(run: Run) -> Within:
         for key in keys.unique()
     ]
     return Within(run, summary, groups)
+
+
+def time_budget(metadata: dict[str, Any]) -> float | None:
+    """Seconds that the run's scenario asks about; None if it does not, or the file does not say."""
+    try:
+        found = json.loads(metadata["resolved_scenario"])["time_budget"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def across(withins: Sequence[Within]) -> Across:

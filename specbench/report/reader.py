@@ -17,6 +17,7 @@ from pandas.api.extensions import ExtensionDtype
 
 from specbench.errors import InputError
 from specbench.report.schema import (
+    BEFORE_1_1,
     CASE_KEY,
     METADATA_KEY,
     MICRO,
@@ -30,11 +31,12 @@ REQUIRED = {
     RUN: frozenset(
         {"run_id", "sample_id", "repeat", "status", "new_tokens", "verify_steps", "drafted"}
         | {"accepted", "step_verify_us", "wall_s", "verify_s"}
-        | set(CASE_KEY)
+        | (set(CASE_KEY) - set(BEFORE_1_1))
     ),
     MICRO: frozenset({"run_id", "status", "time_us", "time_from", "bytes_moved", *MICRO_KEY}),
 }
-"""By kind of file: without these there is nothing to compare; any other missing column reads as null."""
+"""By kind of file: without these there is nothing to compare; any other missing column reads as null,
+or as what is known of files that lack it."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,8 @@ def _conform(path: Path, table: pa.Table, kind: str) -> pa.Table:
         )
     for field in schema:
         if field.name not in names:
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            known = pa.scalar(BEFORE_1_1.get(field.name), field.type)
+            table = table.append_column(field, pa.repeat(known, table.num_rows))
     extra = [field for field in table.schema if field.name not in schema.names]
     ours = table.select([*schema.names, *(field.name for field in extra)])
     try:

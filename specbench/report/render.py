@@ -34,14 +34,15 @@ Line = dict[Any, Any]
 
 
 def render_run(run: Run, console: Console | None = None) -> None:
-    """Prints a run's main table: method × γ, with what was fastest.
+    """Prints a run's main tables: method × γ, with what was fastest; last, the batch sizes.
 
     Raises:
         NotComparableError: no case of the run finished.
     """
     console = console or page()
-    for group in within(run).groups:
-        print_sheet(_main_sheet(group), console)
+    groups = within(run).groups
+    for sheet in [*(_main_sheet(group) for group in groups), *_batch_size_sheets(groups)]:
+        print_sheet(sheet, console)
 
 
 def render_comparison(
@@ -60,7 +61,10 @@ def render_comparison(
 
 
 def _print_sheets(comparison: Comparison, console: Console, markdown: bool) -> None:
-    sheets = [_delta_sheet(one, group) for one in comparison.withins for group in one.groups]
+    sheets = []
+    for one in comparison.withins:
+        sheets += [_delta_sheet(one, group) for group in one.groups]
+        sheets += _batch_size_sheets(one.groups)
     if comparison.across is not None:
         sheets += _across_sheets(comparison.across, comparison.withins)
     for sheet in sheets:
@@ -100,23 +104,40 @@ def _records(lines: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _main_sheet(group: Group) -> Sheet:
+    """Method × γ. PTL for batches, the host gap on a GPU, the tokens in time if a budget was set."""
     lines = group.lines
-    best = _best(lines, {"tau": max, "tokens_per_s": max, "speedup": max})
-    columns = [Column("γ"), Column("method", right=False), Column("τ", "tok/step")]
-    columns += [Column("α", "%"), Column("tokens/s"), Column("speed-up", "vs γ = 0")]
-    columns += [Column("verify", "µs/step"), Column("verify", "% of wall"), _quality(lines)]
+    most = dict.fromkeys(["tau", "tokens_per_s", "speedup", "budget_tokens"], max)
+    best = _best(lines, {**most, "ptl_s": min})
+    syn, budget = _synthetic(lines), Column(f"in {lines['time_budget_s'].iloc[0]:g} s", "tok/seq")
+    batched, timed, on_gpu = (
+        bool(shown.any())
+        for shown in (
+            lines["batch_size"] > 1,
+            lines["budget_tokens"].notna(),
+            lines["host_gap_share"].notna(),
+        )
+    )
+
+    def rate(name: str, show: Callable[[float], str]) -> Callable[[Line], Cell]:
+        return lambda line: Cell(_marked(show(line[name]), line), best(name, line))
+
+    fields: list[tuple[bool, Column, Callable[[Line], Cell]]] = [
+        (True, Column(f"τ{syn}", "tok/step"), lambda x: Cell(fixed(x["tau"], 2), best("tau", x))),
+        (True, Column(f"α{syn}", "%"), lambda x: Cell(percent(x["alpha"]))),
+        (True, Column("tokens/s"), rate("tokens_per_s", amount)),
+        (True, Column("speed-up", "vs γ = 0"), rate("speedup", times)),
+        (batched, Column("PTL", "ms"), rate("ptl_s", lambda ptl_s: amount(1e3 * ptl_s))),
+        (True, Column("verify", "µs/step"), lambda x: Cell(_verify(x))),
+        (True, Column("verify", "% of wall"), lambda x: Cell(percent(x["verify_share"]))),
+        (on_gpu, Column("host gap", "% wall"), lambda x: Cell(percent(x["host_gap_share"]))),
+        (timed, budget, lambda x: Cell(amount(x["budget_tokens"]), best("budget_tokens", x))),
+        (True, _quality(lines), lambda x: Cell(fixed(x["quality"], 3))),
+    ]
+    shown = [(column, cell) for wanted, column, cell in fields if wanted]
+    columns = [Column("γ"), Column("method", right=False), *(column for column, _ in shown)]
 
     def row(line: Line) -> list[Cell]:
-        return [
-            *_who(line),
-            Cell(fixed(line["tau"], 2), best("tau", line)),
-            Cell(percent(line["alpha"])),
-            Cell(_marked(amount(line["tokens_per_s"]), line), best("tokens_per_s", line)),
-            Cell(_marked(times(line["speedup"]), line), best("speedup", line)),
-            Cell(_verify(line)),
-            Cell(percent(line["verify_share"])),
-            Cell(fixed(line["quality"], 3)),
-        ]
+        return [*_who(line), *(cell(line) for _, cell in shown)]
 
     title = captions.group_title(group.key)
     return Sheet(title, columns, _blocks(lines, row), captions.group_captions(lines))
@@ -127,9 +148,10 @@ def _delta_sheet(one: Within, group: Group) -> Sheet:
     lines = group.lines
     has_baseline = bool((lines[lines["sequences"] > 0]["method"] == BASELINE).any())
     best = _best(lines, {"tau": max, "tokens_per_s": max, "speedup": max})
-    delta = Column("Δ", "%")
+    delta, syn = Column("Δ", "%"), _synthetic(lines)
     columns = [Column("γ"), Column("method", right=False), Column("verify", "µs/step"), delta]
-    columns += [Column("τ"), delta, Column("α", "%"), delta, Column("tokens/s"), delta]
+    columns += [Column(f"τ{syn}"), delta, Column(f"α{syn}", "%"), delta]
+    columns += [Column("tokens/s"), delta]
     columns += [Column("speed-up", "vs γ = 0"), _quality(lines), Column("Δ")]
 
     def change(line: Line, name: str) -> Cell:
@@ -164,11 +186,47 @@ def _without_delta(sheet: Sheet) -> Sheet:
     return Sheet(sheet.title, [sheet.columns[i] for i in keep], blocks, sheet.captions)
 
 
+def _batch_size_sheets(groups: Sequence[Group]) -> list[Sheet]:
+    """Batch size × the fastest γ, where batch sizes are all that some groups differ in."""
+    alike: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        rest = tuple(value for name, value in group.key.items() if name != "batch_size")
+        alike.setdefault(rest, []).append(group)
+    sheets = [_batch_size_sheet(same) for same in alike.values() if len(same) > 1]
+    return [sheet for sheet in sheets if any(sheet.blocks)]
+
+
+def _batch_size_sheet(groups: Sequence[Group]) -> Sheet:
+    syn = _synthetic(groups[0].lines)
+    columns = [Column("batch"), Column("γ = 0", "tokens/s"), Column("best γ")]
+    columns += [Column("method", right=False), Column(f"τ{syn}", "tok/step"), Column("tokens/s")]
+    columns += [Column("speed-up", "vs γ = 0"), Column("PTL", "ms"), Column("PTL", "vs γ = 0")]
+
+    def row(size: int, line: Line) -> list[Cell]:
+        return [
+            Cell(str(size)),
+            Cell(amount(line["tokens_per_s"] / line["speedup"])),
+            *_who(line),
+            Cell(fixed(line["tau"], 2)),
+            Cell(_marked(amount(line["tokens_per_s"]), line)),
+            Cell(_marked(times(line["speedup"]), line)),
+            Cell(_marked(amount(1e3 * line["ptl_s"]), line)),
+            Cell(_marked(times(line["ptl_speedup"]), line)),
+        ]
+
+    found = {group.key["batch_size"]: captions.fastest_line(group.lines) for group in groups}
+    best = {size: line.to_dict() for size, line in sorted(found.items()) if line is not None}
+    title = captions.group_title(groups[0].key | {"batch_size": None})
+    block = [row(size, line) for size, line in best.items()]
+    below = captions.batch_size_captions(best)
+    return Sheet(f"by batch size: {title}", columns, [block], below)
+
+
 def _across_sheets(across: Across, withins: Sequence[Within]) -> list[Sheet]:
     """One sheet per group, and a last caption for what could not be compared."""
-    columns = [Column("γ"), Column("method", right=False), Column("reference", right=False)]
-    columns += [Column("run", right=False), Column("verify", "×"), Column("τ", "×")]
-    columns += [Column("tokens/s", "×"), Column("speed-up", "×"), Column("quality", "Δ")]
+    before = [Column("γ"), Column("method", right=False), Column("reference", right=False)]
+    before += [Column("run", right=False), Column("verify", "×")]
+    after = [Column("tokens/s", "×"), Column("speed-up", "×"), Column("quality", "Δ")]
 
     def row(line: Line) -> list[Cell]:
         return [
@@ -188,7 +246,9 @@ def _across_sheets(across: Across, withins: Sequence[Within]) -> list[Sheet]:
     for key in keys.unique():
         lines = across.lines[keys == key]
         title = captions.group_title(dict(zip(GROUP_KEY, key, strict=True)))
-        sheets.append(Sheet(f"run / reference: {title}", columns, _blocks(lines, row)))
+        columns = [*before, Column(f"τ{_synthetic(lines)}", "×"), *after]
+        below = captions.invented(lines)
+        sheets.append(Sheet(f"run / reference: {title}", columns, _blocks(lines, row), below))
     sheets[-1].captions.extend(captions.across_captions(across, withins))
     return sheets
 
@@ -228,6 +288,11 @@ def _marked(text: str, line: Line) -> str:
 def _quality(lines: pd.DataFrame) -> Column:
     names = lines["metric"].dropna().unique()
     return Column(str(names[0]) if len(names) == 1 else "quality")
+
+
+def _synthetic(lines: pd.DataFrame) -> str:
+    """What marks the columns of an acceptance that no model decided."""
+    return " syn" if lines["synthetic_acceptance"].notna().any() else ""
 
 
 def _write(text: str, console: Console) -> None:

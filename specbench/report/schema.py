@@ -5,6 +5,10 @@ A null means that the machine or this version could not tell; it is never writte
 
 History of `SCHEMA_VERSION` (readers refuse a newer major number):
     1.0 (2026-11): the first; later with files of the kind "micro", which changed nothing for runs.
+    1.1 (2026-11): batches. New: `execution`, `load_format`, `synthetic_acceptance`, `prompt_lengths`,
+        `refill`; `first_step`, `step_random_us`, `step_commit_us`, `step_end_s`; `start_s`,
+        `batch_wall_s`, `prefill_s`, `capture_s`, `gpu_s`, `host_gap_s`. `mfu` is no longer always
+        null. `wall_s` and `ttft_s` begin when the sequence takes its slot, before with the batch.
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 METADATA_KEY = b"specbench"
 """Key of the file's metadata: a JSON object with `schema_version`, `kind` ("micro"; a run's file has
 none), `run_id`, `created_utc`, `argv`,
 `scenario` (text), `scenario_sha256`, `git_sha`, `git_dirty`, `packages`, `device_name`, `driver`,
-`cuda`, `clocks`, `kernel_hash`, `python`, `platform`."""
+`cuda`, `clocks`, `kernel_hash`, `python`, `platform`; of a run also `methods` and
+`resolved_scenario` (JSON text of all the scenario's fields)."""
 
 _TEXT, _COUNT, _SECONDS = pa.string(), pa.int64(), pa.float64()
 
@@ -36,7 +41,15 @@ WHAT: list[pa.Field[Any]] = [
     # what verified: "torch" (the law as torch ops) or "cuda" (a kernel); at γ = 0 what would have
     pa.field("implementation", _TEXT),
     pa.field("engine", _TEXT),
-    pa.field("attention", _TEXT),
+    pa.field("attention", _TEXT),  # "pad" or "split"
+    pa.field("execution", _TEXT),  # how a step ran: "eager", "graphs" or "compiled"
+    pa.field("load_format", _TEXT),  # "auto": the pair's weights; "dummy": random ones of its shape
+    # probability with which each draft was accepted, whatever the models said; null: the verifier
+    # decided. At γ = 0 nothing is accepted, but the value stands there too: it is the same case.
+    pa.field("synthetic_acceptance", pa.float64()),
+    # of the task synthetic, the lengths that were asked for: "512", "128,2048"; null: texts
+    pa.field("prompt_lengths", _TEXT),
+    pa.field("refill", pa.bool_()),  # whether a waiting sequence takes the slot of one that ended
     pa.field("gamma", _TEXT),  # as asked: "4", "heuristic", "bass"
     pa.field("batch_size", pa.int32()),
     pa.field("batch_index", pa.int32()),  # which batch of its case and repeat the sequence stood in
@@ -61,32 +74,49 @@ COUNTS: list[pa.Field[Any]] = [
     pa.field("verify_steps", _COUNT),
     pa.field("drafted", _COUNT),  # drafts offered to the verifier
     pa.field("accepted", _COUNT),  # drafts kept: without the resampled or bonus token
+    # The batch's step in which the sequence ran first: 0 unless it was refilled. The lists below are
+    # of its own steps, the batch's from first_step to first_step + verify_steps; the times of a step
+    # are the whole batch's.
+    pa.field("first_step", pa.int32()),
     pa.field("step_gamma", pa.list_(pa.int32())),  # drafts made; those offered may be fewer
     pa.field("step_drafted", pa.list_(pa.int32())),
     pa.field("step_accepted", pa.list_(pa.int32())),
+    pa.field("step_random_us", pa.list_(pa.float32())),  # random numbers of torch operations
     pa.field("step_draft_us", pa.list_(pa.float32())),
     pa.field("step_target_us", pa.list_(pa.float32())),
     pa.field("step_verify_us", pa.list_(pa.float32())),
+    pa.field("step_commit_us", pa.list_(pa.float32())),  # the tokens' way to the host
+    pa.field("step_end_s", pa.list_(_SECONDS)),  # from the batch's start to the tokens on the host
 ]
 
 TIME: list[pa.Field[Any]] = [
-    pa.field("wall_s", _SECONDS),  # of the sequence, prefill included
-    pa.field("ttft_s", _SECONDS),  # until the first verify step's tokens are there
-    pa.field("draft_s", _SECONDS),
+    # Captures and compiling are cut out of all of these.
+    pa.field("start_s", _SECONDS),  # from the batch's start until the sequence took its slot
+    pa.field("wall_s", _SECONDS),  # of the sequence from then on, prefill included
+    pa.field("ttft_s", _SECONDS),  # from then until its first verify step's tokens are there
+    pa.field("draft_s", _SECONDS),  # over its own steps, as are the next two
     pa.field("target_s", _SECONDS),
     pa.field("verify_s", _SECONDS),
+    # The batch's, the same in each of its rows.
+    pa.field("batch_wall_s", _SECONDS),  # from its start to its last sequence's end
+    pa.field("prefill_s", _SECONDS),  # all its prefills
+    pa.field("capture_s", _SECONDS),  # capturing and compiling, beside the wall time
+    pa.field("gpu_s", _SECONDS),  # all phases in the stream; null on a CPU
+    pa.field("host_gap_s", _SECONDS),  # batch_wall_s - gpu_s, a lower bound; see telemetry.spans
     pa.field("verify_kernel_us", pa.float64()),  # per step, from the profiling pass
     pa.field("verify_launches", pa.float64()),  # per step, from the profiling pass
 ]
 
 MACHINE: list[pa.Field[Any]] = [
-    pa.field("nvml_t_s", pa.list_(pa.float64())),  # monotonic host clock, from the sequence's start
+    pa.field("nvml_t_s", pa.list_(pa.float64())),  # monotonic host clock, from the batch's start
     pa.field("nvml_gpu_util_pct", pa.list_(pa.float32())),
     pa.field("nvml_mem_used_bytes", pa.list_(pa.int64())),
     pa.field("nvml_power_w", pa.list_(pa.float32())),
     pa.field("nvml_sm_clock_mhz", pa.list_(pa.float32())),
+    # an equal share of the batch's; null if it is shorter than a second, or captures were in it
     pa.field("energy_j", pa.float64()),
     pa.field("peak_memory_bytes", _COUNT),
+    # the batch's: 2 · parameters · tokens processed / batch_wall_s / peak; null: no peak is known
     pa.field("mfu", pa.float64()),
     pa.field("throttle_reasons", pa.list_(_TEXT)),
 ]
@@ -104,10 +134,18 @@ QUALITY: list[pa.Field[Any]] = [
 SCHEMA = pa.schema(WHAT + COUNTS + TIME + MACHINE + QUALITY)
 
 CASE_KEY = [
-    "pair", "task", "dataset", "method", "engine", "attention", "gamma", "batch_size",
-    "temperature", "top_k", "top_p", "sigmoid_alpha", "sigmoid_beta", "max_new_tokens", "dtype",
+    "pair", "task", "dataset", "prompt_lengths", "load_format", "method", "engine", "attention",
+    "execution", "gamma", "batch_size", "refill", "synthetic_acceptance", "temperature", "top_k",
+    "top_p", "sigmoid_alpha", "sigmoid_beta", "max_new_tokens", "dtype",
 ]  # fmt: skip
 """Columns that make two rows the same case; runs are compared case by case on these."""
+
+BEFORE_1_1: dict[str, Any] = {
+    "load_format": "auto", "execution": "eager", "refill": False, "synthetic_acceptance": None,
+    "prompt_lengths": None,
+}  # fmt: skip
+"""Columns of `CASE_KEY` that files of schema 1.0 lack, and what those runs did, since there was nothing
+else: so they find their twins in later files."""
 
 RUN, MICRO = "run", "micro"
 """Kinds of result files."""

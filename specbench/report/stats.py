@@ -2,7 +2,7 @@
 
 A rate that has no value (nothing was drafted, no time was taken) is NaN, never 0.
 Sources: Leviathan et al., arXiv 2211.17192 (acceptance, expected tokens, speed-up);
-Chen et al., arXiv 2302.01318 (speculative sampling).
+Chen et al., arXiv 2302.01318 (speculative sampling); BASS, arXiv 2404.15778 (per-token latency).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 NAN = float("nan")
 
@@ -72,8 +72,72 @@ def predicted_speedup(alpha: float, gamma: int, c: float) -> float:
 
 
 def tokens_per_s(new_tokens: float, wall_s: float) -> float:
-    """New tokens / wall time; the sequences of a batch share one wall time."""
+    """New tokens / wall time: a batch's throughput, all its tokens over its one wall time."""
     return ratio(new_tokens, wall_s)
+
+
+def per_token_latency(wall_s: ArrayLike, new_tokens: ArrayLike) -> NDArray[np.float64]:
+    """PTL of each sequence = its wall time / its new tokens (BASS), in s per token; prefill included.
+
+    Args:
+        wall_s: (sequences,) from when it took its slot to its last token.
+        new_tokens: (sequences,); none has no latency, NaN.
+    """
+    tokens = np.asarray(new_tokens, float)
+    return np.asarray(wall_s, float) / np.where(tokens > 0, tokens, np.nan)
+
+
+def ptl_first(ptl_s: ArrayLike, end_s: ArrayLike) -> float:
+    """PTL of the sequence of a batch that finished first; of several, the mean.
+
+    Args:
+        ptl_s: (sequences,) see `per_token_latency`.
+        end_s: (sequences,) when each finished, on one clock; at least one.
+    """
+    end = np.asarray(end_s, float)
+    return ptl_mean(np.asarray(ptl_s, float)[end == end.min()])
+
+
+def ptl_last(ptl_s: ArrayLike, end_s: ArrayLike) -> float:
+    """PTL of the sequence of a batch that finished last; arguments as for `ptl_first`."""
+    end = np.asarray(end_s, float)
+    return ptl_mean(np.asarray(ptl_s, float)[end == end.max()])
+
+
+def ptl_mean(ptl_s: ArrayLike) -> float:
+    """PTL, the mean over sequences: Σ PTLᵢ / sequences, whatever their lengths."""
+    ptl = np.asarray(ptl_s, float)
+    return ratio(float(np.nansum(ptl)), int(np.sum(~np.isnan(ptl))))
+
+
+def ptl_speedup(ptl_s: float, plain_ptl_s: float) -> float:
+    """PTL of plain decoding (γ = 0) over the PTL, both of the same run and batch size."""
+    return ratio(plain_ptl_s, ptl_s)
+
+
+def tokens_within(
+    budget_s: float, step_end_s: ArrayLike, step_accepted: ArrayLike, new_tokens: float
+) -> float:
+    """Tokens of a sequence that are there within a time budget.
+
+    Σ (accepted + 1) over the steps that ended in time, at most `new_tokens`: an end token, or the
+    token limit, cuts the last step short. NaN if the ends of the steps are not known.
+
+    Args:
+        budget_s: it is in time what ended at this moment or before.
+        step_end_s: (steps,) on a clock that starts with the budget.
+        step_accepted: (steps,) drafts accepted.
+        new_tokens: of the whole sequence.
+    """
+    ends, accepted = np.asarray(step_end_s, float), np.asarray(step_accepted, float)
+    if ends.size != accepted.size or np.isnan(ends).any():
+        return NAN
+    return float(min(np.sum(accepted[ends <= budget_s] + 1), new_tokens))
+
+
+def host_gap_share(host_gap_s: float, batch_wall_s: float) -> float:
+    """What part of a batch's wall time the GPU had nothing to do, since the host was not ready."""
+    return ratio(host_gap_s, batch_wall_s)
 
 
 def speedup(tokens_per_s: float, plain_tokens_per_s: float) -> float:

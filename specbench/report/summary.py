@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,21 +25,28 @@ STEADY_REPEATS, STEADY_SPREAD = 3, 0.10
 _TEXTS = ["run_id", *CASE_KEY, "implementation", "device_name", "status", "error", "metric"]
 _NUMBERS = [
     *["new_tokens", "verify_steps", "drafted", "accepted", "wall_s", "verify_s"],
+    *["start_s", "batch_wall_s", "host_gap_s", "mfu"],
     *["metric_value", "metric_weight", "repeat", "batch_index"],
 ]
-_LISTS = ["step_draft_us", "step_target_us", "step_verify_us"]
+_TIMES = ["step_draft_us", "step_target_us", "step_verify_us"]
+_LISTS = [*_TIMES, "step_accepted", "step_end_s"]
 
 
-def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+def summarise(rows: pd.DataFrame, time_budget_s: float | None = None) -> pd.DataFrame:
     """One line per run and case, in order of appearance.
 
     Columns: `run_id`, `schema.CASE_KEY`, `implementation`, `device_name`, `metric`, then
 
     - how much: `sequences` (status ok), `failed`, `skipped`, `repeats`, `first_error`
     - counts over the ok rows: `new_tokens`, `verify_steps`, `drafted`, `accepted`
-    - `wall_s`: time that batches took; the sequences of a batch share it (the longest counts)
-    - rates (see `stats`): `tau`, `alpha`, `tokens_per_s`, `verify_share`, `speedup` over γ = 0 of
-      the same group, `quality` (the corpus figure of `metric`)
+    - `wall_s`: time that batches took; the sequences of a batch share it
+    - rates (see `stats`): `tau`, `alpha`, `tokens_per_s`, `verify_share`, `host_gap_share`, `mfu`,
+      `quality` (the corpus figure of `metric`; none where acceptance is synthetic)
+    - latency (see `stats`): `ptl_s` over all sequences; `ptl_first_s` and `ptl_last_s`, means over
+      the batches
+    - `time_budget_s`, and `budget_tokens`: tokens of a sequence that are there by then, the mean;
+      the budget starts with the batch, or under refill with the sequence's own start
+    - over γ = 0 of the same group: `speedup` (of `tokens_per_s`), `ptl_speedup`
     - medians over all steps: `draft_us`, `target_us`, `verify_us`
     - spreads (interquartile range / median): `verify_us_spread` over the steps,
       `tokens_per_s_spread` over the repeats
@@ -46,12 +54,12 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rows: of `load_results` or `read_run`; several runs stay apart by `run_id`.
+        time_budget_s: None: no budget, `budget_tokens` is NaN.
     """
-    summary = pd.DataFrame([_line(case) for case in _split(rows, ["run_id", *CASE_KEY])])
-    if summary.empty:
-        return summary
-    summary["speedup"] = _speedups(summary)
-    return summary
+    cases = _split(rows, ["run_id", *CASE_KEY])
+    budget_s = stats.NAN if time_budget_s is None else time_budget_s
+    summary = pd.DataFrame([_line(case, budget_s) for case in cases])
+    return summary if summary.empty else summary.assign(**_against_plain(summary))
 
 
 def keys_of(summary: pd.DataFrame, names: list[str]) -> list[tuple[Any, ...]]:
@@ -71,14 +79,16 @@ def _split(rows: pd.DataFrame, key: list[str]) -> list[Columns]:
     return [{name: values[part] for name, values in columns.items()} for part in parts]
 
 
-def _line(case: Columns) -> dict[str, Any]:
+def _line(case: Columns, budget_s: float) -> dict[str, Any]:
     fine = case["status"] == "ok"
     ok = {name: values[fine] for name, values in case.items()}
     line = {name: case[name][0] for name in ["run_id", *CASE_KEY, "implementation", "device_name"]}
     line |= _how_much(case, ok)
     counts = ["new_tokens", "verify_steps", "drafted", "accepted"]
     line |= {name: int(np.nansum(ok[name])) for name in counts}
-    line |= _rates(line, ok) | _step_times(ok)
+    batches = _batches(ok)
+    line |= _rates(line, ok, batches) | _latency(ok, batches) | _step_times(ok)
+    line |= {"time_budget_s": budget_s, "budget_tokens": _tokens_within(budget_s, ok)}
     line["unsteady"] = _doubts(line)
     return line
 
@@ -96,12 +106,15 @@ def _how_much(case: Columns, ok: Columns) -> dict[str, Any]:
     }
 
 
-def _rates(line: dict[str, Any], ok: Columns) -> dict[str, float]:
-    repeat, tokens, wall_s = _batches(ok)
+def _rates(line: dict[str, Any], ok: Columns, batches: _Batches) -> dict[str, float]:
+    tokens, wall_s, gap_s = batches.tokens, batches.wall_s, batches.host_gap_s
     speeds = [
-        stats.tokens_per_s(tokens[repeat == one].sum(), wall_s[repeat == one].sum())
-        for one in np.unique(repeat)
+        stats.tokens_per_s(tokens[here].sum(), wall_s[here].sum())
+        for here in (batches.repeat == one for one in np.unique(batches.repeat))
     ]
+    # What was accepted by the throw of a die is no model's text.
+    real = pd.isna(line["synthetic_acceptance"])
+    quality = stats.weighted_mean(ok["metric_value"], ok["metric_weight"]) if real else stats.NAN
     return {
         "wall_s": float(wall_s.sum()) if len(wall_s) else stats.NAN,
         "tau": stats.mean_acceptance_length(line["new_tokens"], line["verify_steps"]),
@@ -109,28 +122,71 @@ def _rates(line: dict[str, Any], ok: Columns) -> dict[str, float]:
         "tokens_per_s": stats.tokens_per_s(tokens.sum(), wall_s.sum()),
         "tokens_per_s_spread": stats.median_and_spread(speeds)[1],
         "verify_share": stats.verify_share(np.nansum(ok["verify_s"]), np.nansum(ok["wall_s"])),
-        "quality": stats.weighted_mean(ok["metric_value"], ok["metric_weight"]),
+        "host_gap_share": stats.host_gap_share(np.nansum(gap_s), wall_s[~np.isnan(gap_s)].sum()),
+        "mfu": stats.weighted_mean(batches.mfu, wall_s),
+        "quality": quality,
     }
 
 
-def _batches(ok: Columns) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """(repeat, new tokens, wall seconds) of each batch; it lasts as long as its longest sequence.
+@dataclass(frozen=True)
+class _Batches:
+    """The batches of a case: (batches,) each, but `of` (rows,): the number of each row's batch."""
 
-    A row without a batch index is a batch of its own.
-    """
+    of: NDArray[Any]
+    repeat: NDArray[Any]
+    tokens: NDArray[Any]
+    wall_s: NDArray[Any]
+    host_gap_s: NDArray[Any]
+    mfu: NDArray[Any]
+
+
+def _batches(ok: Columns) -> _Batches:
+    """A row without a batch index is a batch of its own; files before schema 1.1 do not say how long
+    a batch took: as long as its longest sequence."""
     alone = np.isnan(ok["batch_index"])
     index = np.where(alone, -1.0 - np.arange(len(alone)), ok["batch_index"])
     where = np.stack([np.nan_to_num(ok["repeat"], nan=-1.0), index])
-    names, batch = np.unique(where, axis=1, return_inverse=True)
+    names, first, batch = np.unique(where, axis=1, return_index=True, return_inverse=True)
+    of = batch.ravel()
     wall_s, tokens = np.zeros(names.shape[1]), np.zeros(names.shape[1])
-    np.maximum.at(wall_s, batch.ravel(), ok["wall_s"])
-    np.add.at(tokens, batch.ravel(), np.nan_to_num(ok["new_tokens"]))
-    return names[0], tokens, wall_s
+    whole = np.where(np.isnan(ok["batch_wall_s"]), ok["wall_s"], ok["batch_wall_s"])
+    np.maximum.at(wall_s, of, whole)
+    np.add.at(tokens, of, np.nan_to_num(ok["new_tokens"]))
+    return _Batches(of, names[0], tokens, wall_s, ok["host_gap_s"][first], ok["mfu"][first])
+
+
+def _latency(ok: Columns, batches: _Batches) -> dict[str, float]:
+    ptl_s = stats.per_token_latency(ok["wall_s"], ok["new_tokens"])
+    mean = stats.ptl_mean(ptl_s)
+    if len(batches.wall_s) == len(ptl_s):  # who is alone finishes first and last
+        return {"ptl_s": mean, "ptl_first_s": mean, "ptl_last_s": mean}
+    end_s = np.nan_to_num(ok["start_s"]) + ok["wall_s"]
+    order = np.argsort(batches.of, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(batches.of[order])) + 1)
+    return {
+        "ptl_s": mean,
+        "ptl_first_s": stats.ptl_mean([stats.ptl_first(ptl_s[i], end_s[i]) for i in parts]),
+        "ptl_last_s": stats.ptl_mean([stats.ptl_last(ptl_s[i], end_s[i]) for i in parts]),
+    }
+
+
+def _tokens_within(budget_s: float, ok: Columns) -> float:
+    """The mean over the sequences that say when their steps ended."""
+    if np.isnan(budget_s):
+        return stats.NAN
+    begin = np.where(ok["refill"] == np.True_, np.nan_to_num(ok["start_s"]), 0.0)
+    steps = zip(begin, ok["step_end_s"], ok["step_accepted"], ok["new_tokens"], strict=True)
+    tokens = [
+        stats.tokens_within(budget_s, np.asarray(end) - start, accepted, new)
+        for start, end, accepted, new in steps
+        if end is not None
+    ]
+    return stats.weighted_mean(tokens, np.ones(len(tokens)))
 
 
 def _step_times(ok: Columns) -> dict[str, float]:
     times: dict[str, float] = {}
-    for name in _LISTS:
+    for name in _TIMES:
         lists = [steps for steps in ok[name] if steps is not None]
         steps = np.concatenate(lists) if lists else np.empty(0)
         column = name.removeprefix("step_")
@@ -147,17 +203,21 @@ def _doubts(line: dict[str, Any]) -> str:
     return "; ".join(doubts) if line["sequences"] else ""
 
 
-def _speedups(summary: pd.DataFrame) -> list[float]:
-    """Each line's tokens/s over plain decoding's, which is pooled: γ = 0 verifies nothing, so it
-    is the same whatever the method is called."""
+def _against_plain(summary: pd.DataFrame) -> dict[str, list[float]]:
+    """Each line's tokens/s and PTL over plain decoding's, which is pooled: γ = 0 verifies nothing, so
+    it is the same whatever the method is called."""
     keys = keys_of(summary, ["run_id", *GROUP_KEY])
-    plain: dict[tuple[Any, ...], list[float]] = {}
-    for key, line in zip(keys, summary.to_dict("records"), strict=True):
+    lines = summary.to_dict("records")
+    plain: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
+    for key, line in zip(keys, lines, strict=True):
         if line["gamma"] == "0" and line["sequences"]:
-            pool = plain.setdefault(key, [0.0, 0.0])
-            pool[0] += line["new_tokens"]
-            pool[1] += line["wall_s"]
-    return [
-        stats.speedup(speed, stats.tokens_per_s(*plain[key])) if key in plain else stats.NAN
-        for key, speed in zip(keys, summary["tokens_per_s"], strict=True)
-    ]
+            plain.setdefault(key, []).append(line)
+    found: dict[str, list[float]] = {"speedup": [], "ptl_speedup": []}
+    for key, line in zip(keys, lines, strict=True):
+        pool = plain.get(key, [])
+        tokens, wall_s = (sum(one[name] for one in pool) for name in ("new_tokens", "wall_s"))
+        ptl_s = stats.weighted_mean(*([one[n] for one in pool] for n in ("ptl_s", "sequences")))
+        speed = stats.tokens_per_s(tokens, wall_s)
+        found["speedup"].append(stats.speedup(line["tokens_per_s"], speed))
+        found["ptl_speedup"].append(stats.ptl_speedup(line["ptl_s"], ptl_s))
+    return found

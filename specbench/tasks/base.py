@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,11 +19,15 @@ PromptStyle = Literal["demo", "instruction"]
 
 @dataclass(frozen=True)
 class Sample:
-    """One item of a data set: what the model reads, and what a good answer is."""
+    """One item of a data set: what the model reads, and what a good answer is.
+
+    `prompt_length` is the prompt's tokens where it is nothing but a length, and is filled at random.
+    """
 
     sample_id: str
     prompt: str
     reference: str
+    prompt_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,40 @@ class Score:
 
 
 class Task(Protocol):
-    """A data set with a prompt and a metric."""
+    """What a prompt asks for, and a metric. A task is also one of the two below."""
 
     name: str
     dataset: str
     summary: str
 
-    def samples(self, prompt_style: PromptStyle) -> list[Sample]:
-        """All items in a fixed order, their prompts as the pair wants to be asked."""
-
     def score(self, hypothesis: str, sample: Sample) -> Score:
         """How good an output is."""
 
 
+@runtime_checkable
+class StoredTask(Task, Protocol):
+    """A task with a data set."""
+
+    def samples(self, prompt_style: PromptStyle) -> list[Sample]:
+        """All items in a fixed order, their prompts as the pair wants to be asked."""
+
+
+@runtime_checkable
+class MadeTask(Task, Protocol):
+    """A task whose samples are made, as many as are asked for."""
+
+    def make(self, count: int, seed: int) -> list[Sample]:
+        """`count` samples, which depend on the seed alone."""
+
+
+SYNTHETIC = "synthetic"
+PROMPT_TOKENS = 512
+"""Length of a synthetic prompt where none is asked for."""
+
 _TASKS = {
     "summarization": "specbench.tasks.summarization:Summarization",
     "code": "specbench.tasks.code:Code",
+    SYNTHETIC: "specbench.tasks.synthetic:Synthetic",
 }
 
 
@@ -68,8 +90,12 @@ def task_names() -> list[str]:
     return list(_TASKS)
 
 
-def get_task(name: str) -> Task:
+def get_task(name: str, prompt_tokens: Sequence[int] | None = None) -> StoredTask | MadeTask:
     """The task of that name.
+
+    Args:
+        name: one of `task_names()`.
+        prompt_tokens: lengths of the prompts of `synthetic`, None for its own; other tasks ignore it.
 
     Raises:
         InputError: there is none; the nearest name is suggested.
@@ -77,16 +103,21 @@ def get_task(name: str) -> Task:
     if name not in _TASKS:
         raise unknown_name("task", name, _TASKS)
     module, _, attribute = _TASKS[name].partition(":")
-    task: Task = getattr(import_module(module), attribute)()
+    options = (tuple(prompt_tokens),) if name == SYNTHETIC and prompt_tokens else ()
+    task: StoredTask | MadeTask = getattr(import_module(module), attribute)(*options)
     return task
 
 
-def choose(task: Task, prompt_style: PromptStyle, count: int, seed: int) -> list[Sample]:
+def choose(
+    task: StoredTask | MadeTask, prompt_style: PromptStyle, count: int, seed: int
+) -> list[Sample]:
     """`count` samples without repetition; which ones depends on the seed alone.
 
     Raises:
         InputError: the task has fewer.
     """
+    if isinstance(task, MadeTask):
+        return task.make(count, seed)
     everything = task.samples(prompt_style)
     if count > len(everything):
         raise InputError(

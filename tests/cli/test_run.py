@@ -131,6 +131,23 @@ class TestDryRun:
         assert out.count("cannot be filled") == 4
         assert not (tmp_path / "results").exists()
 
+    def test_shows_rare_axes_where_they_are_used(self, capsys, small, no_loading):
+        main(["run", *small(), "--dry-run"])
+        assert "attention" not in capsys.readouterr().out
+        main(["run", *small(attention="pad,split", execution="auto,eager"), "--dry-run"])
+        out = capsys.readouterr().out
+        assert all(out.count(f" {name} ") == 8 for name in ("pad", "split", "auto", "eager"))
+
+    def test_takes_each_new_option(self, capsys, small, no_loading):
+        options = small(
+            task="synthetic", prompt_tokens="4,8,4", load_format="dummy", synthetic_acceptance="0.8",
+            time_budget="2.5", batch_size="3", samples="5",
+        )  # fmt: skip
+        assert main(["run", *options, "--refill", "--dry-run"]) == 0
+        assert "partly empty" not in capsys.readouterr().out
+        assert main(["run", *options, "--no-refill", "--dry-run"]) == 2
+        assert "partly empty" in capsys.readouterr().err
+
     def test_shows_what_would_run(self, capsys, small, no_loading):
         main(["run", *small(gamma="1..3"), "--dry-run"])
         out = capsys.readouterr().out
@@ -252,6 +269,33 @@ class TestBadInput:
             ({"device": "tpu"}, ["device"]),
             ({"device": "cuda:99"}, ["'cuda:99'", "doctor"]),
             ({"engine": "vllm"}, ["engine", "native"]),
+            ({"attention": "ragged"}, ["attention", "split"]),
+            ({"execution": "fast"}, ["execution", "graphs"]),
+            ({"execution": "graphs"}, ["'graphs' needs a CUDA GPU", "eager"]),
+            ({"execution": "eager,compiled"}, ["'compiled' needs a CUDA GPU", "eager"]),
+            ({"load_format": "random"}, ["load_format", "dummy"]),
+            ({"load_format": "dummy"}, ["no tokenizer", "--task synthetic"]),
+            ({"prompt_tokens": "512"}, ["prompt_tokens", "--task synthetic"]),
+            ({"task": "synthetic", "prompt_tokens": "512,0"}, ["prompt_tokens"]),
+            ({"task": "synthetic", "prompt_tokens": "x"}, ["prompt_tokens"]),
+            ({"synthetic_acceptance": "1.5"}, ["synthetic_acceptance is 1.5"]),
+            ({"time_budget": "0"}, ["time_budget is 0"]),
+            ({"pair": "bass-7.8b/bass-310m"}, ["not public", "--load-format dummy"]),
+            (
+                {"pair": "no/such+no/such", "load_format": "dummy", "task": "synthetic"},
+                ["the shape of no/such is not known", "list pairs"],
+            ),
+            (
+                {
+                    "pair": "bass-7.8b/bass-310m",
+                    "load_format": "dummy",
+                    "task": "synthetic",
+                    "max_new_tokens": "4000",
+                    "batch_size": "100000",
+                    "samples": "100000",
+                },
+                ["a batch of 100000", "weights 32.4 GB", "cpu has", "batch_size"],
+            ),
             ({"samples": "0"}, ["samples is 0"]),
             ({"samples": "100000"}, ["100000 samples", "--samples"]),
             ({"repeats": "0"}, ["repeats is 0"]),
@@ -274,6 +318,14 @@ class TestBadInput:
         assert main(["run", *small(**changed)]) == 2
         self.is_a_sentence_with_a_hint(capsys, words)
         assert not (tmp_path / "results" / ".partial").exists()
+
+    def test_compile_and_execution(self, capsys, small, no_loading):
+        assert main(["run", *small(execution="eager"), "--compile"]) == 2
+        self.is_a_sentence_with_a_hint(capsys, ["--compile", "--execution eager", "one of the two"])
+
+    def test_compile_means_compiled(self, capsys, small, no_loading):
+        assert main(["run", *small(), "--compile"]) == 2
+        self.is_a_sentence_with_a_hint(capsys, ["'compiled' needs a CUDA GPU"])
 
     @pytest.mark.parametrize(
         ("text", "words"),

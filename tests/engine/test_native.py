@@ -37,7 +37,7 @@ def plain_greedy(model, prompt, count):
     return tokens[len(prompt) :]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def forward(model, tokens):
     return model.model(torch.tensor(tokens)).logits
 

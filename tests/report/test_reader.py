@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -13,8 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from specbench.errors import InputError
+from specbench.report.compare import compare_runs
 from specbench.report.reader import load_results, read_run, read_runs
 from specbench.report.schema import METADATA_KEY, SCHEMA
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -167,3 +171,40 @@ def test_the_report_layer_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+NEW = [
+    "execution", "load_format", "synthetic_acceptance", "prompt_lengths", "refill", "first_step",
+    "step_random_us", "step_commit_us", "step_end_s", "start_s", "batch_wall_s", "prefill_s",
+    "capture_s", "gpu_s", "host_gap_s",
+]  # fmt: skip
+
+
+def test_a_file_of_schema_1_0_reads_as_what_its_runs_did(result):
+    rewrite(result, pq.read_table(result).drop_columns(NEW), schema_version="1.0")
+    rows = load_results(result)
+    assert list(rows.columns) == SCHEMA.names
+    assert set(rows["execution"]) == {"eager"}
+    assert set(rows["load_format"]) == {"auto"}
+    assert not rows["refill"].any()
+    assert rows[NEW].drop(columns=["execution", "load_format", "refill"]).isna().all(axis=None)
+
+
+def test_a_file_of_schema_1_0_compares_with_a_later_one(write_run, row):
+    old = write_run([row()])
+    rewrite(old, pq.read_table(old).drop_columns(NEW), schema_version="1.0")
+    same = {"execution": "eager", "load_format": "auto", "refill": False}
+    new = write_run([row(**same, batch_wall_s=0.25), row(**(same | {"execution": "graphs"}))])
+    found = compare_runs([read_run(old), read_run(new)]).across
+    assert found.lines["tokens_per_s_ratio"].tolist() == [2.0]
+    assert found.alone["execution"].tolist() == ["graphs"]
+
+
+def test_a_null_in_a_later_file_stays_unknown(write_run, row):
+    assert load_results(write_run([row()]))["execution"].isna().all()
+
+
+@pytest.mark.parametrize("name", ["demo-cpu", "demo-h100"])
+def test_the_committed_runs_still_read(name):
+    run = read_run(ROOT / "results" / "reference" / f"{name}.parquet")
+    assert [len(group.lines) for group in compare_runs([run]).withins[0].groups] == [25, 25]

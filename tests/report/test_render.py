@@ -38,6 +38,11 @@ def line_with(text, *words):
     return next(line for line in text.splitlines() if all(word in line for word in words))
 
 
+def words_of(text):
+    """On one line, wherever the page broke it."""
+    return " ".join(text.split())
+
+
 def test_the_main_table(main_table, demo):
     text = main_table(demo())
     assert text.splitlines()[0].startswith("demo-lm · summarization · batch 1 · temperature 1")
@@ -199,3 +204,175 @@ def test_numbers():
     ]
     assert [fixed(x, 3, sign=True) for x in [0.1, -0.1, -0.0001]] == ["+0.100", "-0.100", "+0.000"]
     assert (percent(0.123), percent(-0.5, sign=True), times(1.624)) == ("12.3", "-50.0", "1.62×")
+
+
+def batched(row, plain, size, speedup=2.0, **changed):
+    """Plain decoding at 10 tokens/s a sequence, and fused at γ = 2, three repeats of one batch."""
+    how = {"batch_size": size, "execution": "graphs", "attention": "pad"} | changed
+    whole = {"batch_wall_s": 1.0 / speedup, "wall_s": 1.0 / speedup}
+    return [
+        one
+        for repeat in range(3)
+        for i in range(size)
+        for one in (
+            plain(repeat=repeat, sample_id=f"s{i}", batch_wall_s=1.0, **how),
+            row(repeat=repeat, sample_id=f"s{i}", **(whole | how)),
+        )
+    ]
+
+
+def test_a_batch_shows_latency_and_throughput(main_table, row, plain):
+    text = main_table(batched(row, plain, 4))
+    assert line_with(text, "tokens/s", "PTL")
+    fused = line_with(text, "fused", "2.50").split()
+    assert fused[:7] == ["2", "fused", "2.50", "75.0", "80.0", "2.00×", "50.0"]
+    assert "a sequence's time per token, is lowest with fused at γ = 2: 50.0 ms" in words_of(text)
+
+
+def test_the_first_and_the_last_sequence_to_finish_are_named(main_table, row, plain):
+    rows = batched(row, plain, 2)
+    for one in rows:
+        if one["gamma"] == "2" and one["sample_id"] == "s0":
+            one["wall_s"] = 0.3
+    sentence = "40.0 ms (first finished 30.0, last 50.0); plain decoding's is 2.50× that"
+    assert sentence in words_of(main_table(rows))
+
+
+def test_a_single_sequence_has_no_latency_column(main_table, demo):
+    text = main_table(demo())
+    assert "PTL" not in text
+    assert "host gap" not in text
+    assert "MFU" not in text
+    assert "tok/seq" not in text
+
+
+def test_the_heading_says_how_it_ran(main_table, row):
+    how = {"attention": "split", "execution": "graphs", "load_format": "dummy", "batch_size": 8}
+    text = main_table([row(**how, prompt_lengths="128,2048", refill=True, dtype="bfloat16")])
+    assert words_of(text.split("\n\n")[0]) == (
+        "demo-lm · summarization · prompts 128,2048 · batch 8 · temperature 1 · native · split · "
+        "graphs · refill · bfloat16 · dummy weights"
+    )
+    assert "weights are random: the pair's in shape alone, and τ, α and quality are not its" in text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"execution": "eager"}, {"execution": "graphs"}),
+        ({"attention": "pad"}, {"attention": "split"}),
+        ({"load_format": "auto"}, {"load_format": "dummy"}),
+    ],
+)
+def test_what_ran_otherwise_has_a_table_of_its_own(main_table, row, one, other):
+    assert main_table([row(**one), row(**other)]).count("fastest exact") == 2
+
+
+def test_host_gap_and_utilisation_where_the_machine_tells(main_table, row, plain):
+    rows = batched(row, plain, 2, host_gap_s=0.25, mfu=0.0123)
+    text = main_table(rows)
+    assert "host gap" in text
+    assert "50.0" in line_with(text, "fused", "2.50").split()
+    assert "25.0" in line_with(text, "0  baseline").split()
+    assert "MFU is highest with fused at γ = 2: 1.23 %, plain decoding's 1.23 %" in text
+
+
+SYNTHETIC = {"synthetic_acceptance": 0.8, "load_format": "dummy"}
+
+
+def test_synthetic_acceptance_cannot_be_overlooked(main_table, comparison_of, row, plain):
+    rows = batched(row, plain, 2, **SYNTHETIC)
+    warning = "acceptance is synthetic (0.8 per draft): nothing here says anything about quality"
+    for text in [main_table(rows), comparison_of(rows, rows), comparison_of(rows, rows)]:
+        tables = text.count("τ syn")
+        assert text.count(warning) == tables > 0
+        assert "weights are random: the pair's in shape alone\n" in text
+    text = main_table(rows)
+    assert "α syn" in text
+    assert "synthetic acceptance 0.8" in text.split("\n\n")[0]
+    assert line_with(text, "fused", "2.50").split()[-1] == "–", "no quality"
+    assert "2.00× over plain decoding, acceptance synthetic" in text
+
+
+def test_a_real_acceptance_is_not_called_synthetic(main_table, comparison_of, demo):
+    assert "syn" not in main_table(demo()) + comparison_of(demo(), demo())
+
+
+def scenario(**fields):
+    return {"resolved_scenario": json.dumps(fields)}
+
+
+def test_tokens_within_the_scenarios_budget(main_table, row, plain):
+    ends = {"step_end_s": [0.1, 0.2, 0.3, 0.4]}
+    text = main_table([plain(), row(**ends)], **scenario(time_budget=0.25))
+    assert "in 0.25 s" in text
+    assert line_with(text, "fused", "2.50").split()[-2] == "6.00"
+    assert line_with(text, "0  baseline").split()[-2] == "–", "its file does not say"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        scenario(time_budget=None), scenario(), {"resolved_scenario": None},
+        {"resolved_scenario": "{"}, {"resolved_scenario": "[]"},
+    ],
+)  # fmt: skip
+def test_no_budget_no_column(main_table, row, metadata):
+    text = main_table([row(step_end_s=[0.1, 0.2, 0.3, 0.4])], **metadata)
+    assert "tok/seq" not in text
+
+
+def test_batch_sizes_are_put_beside_each_other(main_table, comparison_of, row, plain):
+    rows = [*batched(row, plain, 8, 0.8), *batched(row, plain, 1, 2.0), *batched(row, plain, 4)]
+    for text in [main_table(rows), comparison_of(rows)]:
+        table = text[text.index("by batch size: demo-lm · summarization · temperature 1") :]
+        assert line_with(table, "0.80×").split() == [
+            *["8", "80.0", "2", "fused", "2.50", "64.0", "0.80×", "125", "0.80×"]
+        ]
+        sizes = [line.split()[0] for line in table.splitlines() if " fused " in line]
+        assert sizes == ["1", "4", "8"]
+        assert "at batch 8 plain decoding has more tokens/s" in table
+
+
+def test_drafting_that_pays_everywhere(main_table, row, plain):
+    text = main_table([*batched(row, plain, 1), *batched(row, plain, 2)])
+    assert "drafting has more tokens/s than plain decoding at each of these batch sizes" in text
+
+
+def test_a_batch_size_where_nothing_finished_is_left_out(main_table, row, plain):
+    failed = row(batch_size=64, execution="graphs", attention="pad", status="failed", error="oom")
+    rows = [*batched(row, plain, 1), *batched(row, plain, 2), failed]
+    table = main_table(rows).partition("by batch size")[2]
+    assert [line.split()[0] for line in table.splitlines() if " fused " in line] == ["1", "2"]
+
+
+def test_without_drafts_there_is_nothing_to_choose(main_table, row, plain):
+    rows = [batched(row, plain, size, **SYNTHETIC)[0] for size in (1, 2)]
+    assert "by batch size" not in main_table(rows)
+
+
+def test_only_batch_sizes_that_differ_in_nothing_else_share_a_table(main_table, row, plain):
+    rows = [*batched(row, plain, 1), *batched(row, plain, 2, execution="eager")]
+    assert "by batch size" not in main_table(rows)
+    rows += [*batched(row, plain, 2), *batched(row, plain, 1, execution="eager")]
+    assert main_table(rows).count("by batch size") == 2
+
+
+def test_tables_of_batches_fit_a_hundred_columns(write_run, row, plain):
+    full = {"host_gap_s": 0.123, "mfu": 0.05, "step_end_s": [0.1, 0.2, 0.3, 0.4]} | SYNTHETIC
+    rows = []
+    for size in (1, 64):
+        for method in METHODS:
+            how = {"batch_size": size, "method": method, "case_id": method} | full
+            rows.append(plain(**how | {"step_end_s": [0.1] * 10, "wall_s": 12.3}))
+            for gamma in ["1", "128", "bass"]:
+                speed = {"step_verify_us": [12345.6] * 4, "wall_s": 0.0123, "batch_wall_s": 2e-3}
+                rows.append(row(**how | {"gamma": gamma} | speed))
+    run = read_run(write_run(rows, **scenario(time_budget=2.5)))
+    twin = read_run(write_run(rows, **scenario(time_budget=2.5)))
+    for text in [
+        printed(render_run, run),
+        printed(render_comparison, compare_runs([run, twin])),
+    ]:
+        assert max(len(line) for line in text.splitlines()) <= 100
+        assert "…" not in text

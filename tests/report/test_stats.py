@@ -104,3 +104,72 @@ def test_the_spread_does_not_depend_on_the_unit(values, factor):
     _, spread = stats.median_and_spread(values)
     _, scaled = stats.median_and_spread([value * factor for value in values])
     assert scaled == pytest.approx(spread, rel=1e-6, abs=1e-9)
+
+
+def test_per_token_latency():
+    assert stats.per_token_latency([0.5, 3.0], [10, 20]).tolist() == [0.05, 0.15]
+    assert math.isnan(stats.per_token_latency([0.5], [0])[0])
+
+
+def test_latency_of_a_batch():
+    # The first to finish was slow per token, since it stopped early.
+    ptl, end = [0.10, 0.04, 0.05], [1.0, 2.0, 4.0]
+    assert stats.ptl_first(ptl, end) == 0.10
+    assert stats.ptl_last(ptl, end) == 0.05
+    assert stats.ptl_mean(ptl) == pytest.approx(0.19 / 3)
+    assert stats.ptl_speedup(0.05, 0.10) == 2
+
+
+def test_sequences_that_finish_together_share_the_place():
+    assert stats.ptl_first([0.1, 0.3, 9.0], [1, 1, 2]) == pytest.approx(0.2)
+    assert stats.ptl_last([9.0, 0.1, 0.3], [1, 2, 2]) == pytest.approx(0.2)
+
+
+def test_latency_leaves_out_what_is_not_known():
+    assert stats.ptl_mean([0.1, math.nan]) == 0.1
+    assert math.isnan(stats.ptl_mean([]))
+    assert math.isnan(stats.ptl_speedup(math.nan, 0.1))
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e-3, 10), st.floats(1e-3, 10)), min_size=1, max_size=8),
+    st.integers(1, 1000),
+)
+def test_first_and_last_lie_within_the_sequences(sequences, tokens):
+    wall, late = (list(part) for part in zip(*sequences, strict=True))
+    ptl = stats.per_token_latency(wall, [tokens] * len(wall))
+    end = [a + b for a, b in zip(wall, late, strict=True)]
+    for one in (stats.ptl_first(ptl, end), stats.ptl_last(ptl, end), stats.ptl_mean(ptl)):
+        assert ptl.min() * (1 - 1e-9) <= one <= ptl.max() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("budget", "tokens"),
+    [(0.0, 0), (0.99, 0), (1.0, 3), (2.5, 4), (3.0, 6), (99.0, 6)],
+)
+def test_tokens_within_a_budget(budget, tokens):
+    # 3 + 1 + 3 tokens, of which the last step's end token cut one off.
+    assert stats.tokens_within(budget, [1.0, 2.0, 3.0], [2, 0, 2], new_tokens=6) == tokens
+
+
+def test_tokens_within_a_budget_are_unknown_without_the_ends_of_steps():
+    assert math.isnan(stats.tokens_within(1.0, [], [2, 0], 4))
+    assert math.isnan(stats.tokens_within(1.0, [math.nan], [2], 3))
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e-6, 10), st.integers(0, 8)), max_size=20),
+    st.floats(0, 300),
+    st.floats(0, 300),
+)
+def test_a_larger_budget_never_has_fewer_tokens(steps, budget, more):
+    ends = [sum(seconds for seconds, _ in steps[: i + 1]) for i in range(len(steps))]
+    accepted = [count for _, count in steps]
+    new = sum(accepted) + len(accepted)
+    few = stats.tokens_within(budget, ends, accepted, new)
+    assert few <= stats.tokens_within(budget + more, ends, accepted, new) <= new
+
+
+def test_host_gap_share():
+    assert stats.host_gap_share(0.3, 1.2) == pytest.approx(0.25)
+    assert math.isnan(stats.host_gap_share(0.0, 0.0))

@@ -115,3 +115,112 @@ def test_ranges_of_sigmoid_are_cases_of_their_own(write_run, row):
 def test_keys_write_null_as_none(write_run, row):
     lines = summarise(load_results(write_run([row()])))
     assert keys_of(lines, ["gamma", "top_k", "sigmoid_alpha"]) == [("2", None, None)]
+
+
+def batch(row, *sequences, **changed):
+    """Rows of one batch: the changes of each sequence."""
+    size = {"batch_size": len(sequences)}
+    return [
+        row(**(size | {"sample_id": f"s{i}"} | changed | one)) for i, one in enumerate(sequences)
+    ]
+
+
+def test_a_batch_says_itself_how_long_it_took(summary_of, row):
+    """Under refill no sequence was there from beginning to end."""
+    rows = batch(row, {"wall_s": 0.3}, {"wall_s": 0.5, "start_s": 0.3}, batch_wall_s=0.8)
+    line = summary_of(rows)["fused", "2"]
+    assert line["wall_s"] == 0.8
+    assert line["tokens_per_s"] == 25
+
+
+def test_latency_of_a_batch(summary_of, row):
+    first = batch(row, {"wall_s": 0.2}, {"wall_s": 0.4, "new_tokens": 20}, batch_wall_s=0.4)
+    second = batch(row, {"wall_s": 0.6}, {"wall_s": 0.5}, batch_index=1, batch_wall_s=0.6)
+    line = summary_of([*first, *second])["fused", "2"]
+    assert line["ptl_s"] == pytest.approx((0.02 + 0.02 + 0.06 + 0.05) / 4)
+    assert line["ptl_first_s"] == pytest.approx((0.02 + 0.05) / 2)
+    assert line["ptl_last_s"] == pytest.approx((0.02 + 0.06) / 2)
+
+
+def test_who_finishes_first_may_have_begun_last(summary_of, row):
+    rows = batch(row, {"wall_s": 0.9}, {"wall_s": 0.1, "start_s": 0.5}, batch_wall_s=0.9)
+    line = summary_of(rows)["fused", "2"]
+    assert (line["ptl_first_s"], line["ptl_last_s"]) == (0.01, 0.09)
+
+
+def test_a_sequence_alone_finishes_first_and_last(summary_of, row):
+    line = summary_of([row(), row(batch_index=1, wall_s=1.0)])["fused", "2"]
+    assert line["ptl_s"] == line["ptl_first_s"] == line["ptl_last_s"] == pytest.approx(0.075)
+
+
+def test_latency_against_plain_decoding(summary_of, row, plain):
+    lines = summary_of([plain(), plain(repeat=1, wall_s=3.0), row()])
+    assert lines["fused", "2"]["ptl_speedup"] == pytest.approx(0.2 / 0.05)
+    assert lines["baseline", "0"]["ptl_speedup"] == 1
+
+
+@pytest.mark.parametrize(
+    ("plain_sort", "sort"),
+    [
+        ({"execution": "eager"}, {"execution": "graphs"}),
+        ({"attention": "pad"}, {"attention": "split"}),
+        ({"load_format": "auto"}, {"load_format": "dummy"}),
+        ({"refill": False}, {"refill": True}),
+        ({"synthetic_acceptance": None}, {"synthetic_acceptance": 0.8}),
+        ({"prompt_lengths": "128"}, {"prompt_lengths": "2048"}),
+        ({"batch_size": 1}, {"batch_size": 2}),
+    ],
+)
+def test_only_its_own_sort_of_plain_decoding_is_a_reference(
+    summary_of, row, plain, plain_sort, sort
+):
+    apart = summary_of([plain(**plain_sort), row(**sort)])["fused", "2"]
+    assert math.isnan(apart["speedup"])
+    assert math.isnan(apart["ptl_speedup"])
+    together = summary_of([plain(**sort), row(**sort)])["fused", "2"]
+    assert (together["speedup"], together["ptl_speedup"]) == (2, pytest.approx(2))
+
+
+def test_host_gap_and_utilisation_are_the_batches(summary_of, row):
+    """Each row of a batch repeats them: they count once, by the batch's time."""
+    rows = [
+        *batch(row, {}, {}, batch_wall_s=1.0, host_gap_s=0.5, mfu=0.1),
+        *batch(row, {}, {}, batch_index=1, batch_wall_s=3.0, host_gap_s=0.3, mfu=0.3),
+    ]
+    line = summary_of(rows)["fused", "2"]
+    assert line["host_gap_share"] == pytest.approx(0.8 / 4)
+    assert line["mfu"] == pytest.approx((0.1 * 1 + 0.3 * 3) / 4)
+
+
+def test_what_a_cpu_cannot_tell_is_no_zero(summary_of, row):
+    line = summary_of([row(batch_wall_s=0.5, host_gap_s=None, mfu=None)])["fused", "2"]
+    assert math.isnan(line["host_gap_share"])
+    assert math.isnan(line["mfu"])
+
+
+def test_text_by_dice_has_no_quality(summary_of, row):
+    line = summary_of([row(synthetic_acceptance=0.8)])["fused", "2"]
+    assert math.isnan(line["quality"])
+    assert line["alpha"] == 0.75
+
+
+def within_budget(write_run, rows, budget):
+    (line,) = summarise(load_results(write_run(rows)), budget).to_dict("records")
+    return line["budget_tokens"]
+
+
+@pytest.mark.parametrize(("budget", "tokens"), [(0.05, 0), (0.2, 6), (1.0, 9.5), (None, math.nan)])
+def test_tokens_within_a_budget(write_run, row, budget, tokens):
+    ends = {"step_end_s": [0.1, 0.2, 0.3, 0.4]}
+    rows = [row(**ends), row(sample_id="s1", new_tokens=9, **ends)]
+    assert within_budget(write_run, rows, budget) == pytest.approx(tokens, nan_ok=True)
+
+
+@pytest.mark.parametrize(("refill", "tokens"), [(True, 6), (False, 0)])
+def test_under_refill_a_sequence_has_a_budget_of_its_own(write_run, row, refill, tokens):
+    late = {"start_s": 1.0, "step_end_s": [1.1, 1.2, 1.3, 1.4], "refill": refill}
+    assert within_budget(write_run, [row(**late)], 0.25) == tokens
+
+
+def test_a_file_without_the_ends_of_steps_has_no_tokens_within_a_budget(write_run, row):
+    assert math.isnan(within_budget(write_run, [row()], 1.0))

@@ -8,6 +8,7 @@ from specbench.errors import InputError
 from specbench.tasks.base import Sample, Score, choose, get_task, task_names
 
 STYLES = ["demo", "instruction"]
+STORED = [name for name in task_names() if name != "synthetic"]
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def rouge():
 
 
 def test_there_are_those_that_the_docs_name():
-    assert {"summarization", "code"} <= set(task_names())
+    assert {"summarization", "code", "synthetic"} <= set(task_names())
 
 
 @pytest.mark.parametrize("name", ["sumarization", "", "Code"])
@@ -27,7 +28,7 @@ def test_unknown_task(name):
     assert "specbench list tasks" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", STORED)
 @pytest.mark.parametrize("style", STYLES)
 def test_samples_are_whole_and_told_apart(name, style):
     samples = get_task(name).samples(style)
@@ -37,7 +38,7 @@ def test_samples_are_whole_and_told_apart(name, style):
     assert samples == get_task(name).samples(style), "the order is fixed"
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", STORED)
 def test_styles_differ_in_the_prompt_alone(name):
     demo, plain = (get_task(name).samples(style) for style in STYLES)
     for one, other in zip(demo, plain, strict=True):
@@ -45,7 +46,7 @@ def test_styles_differ_in_the_prompt_alone(name):
         assert one.prompt != other.prompt
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", STORED)
 def test_the_answer_is_not_in_the_prompt(name):
     samples = [s for style in STYLES for s in get_task(name).samples(style)]
     assert [s.sample_id for s in samples if s.reference.strip() in s.prompt] == []
@@ -107,3 +108,35 @@ def test_code_has_no_figure_yet():
     """A null, not a 0: nothing was run."""
     assert get_task("code").score("return 1", Sample("s", "", "return 1")) == Score()
     assert Score().value is None
+
+
+class TestSynthetic:
+    def chosen(self, count, seed=0, lengths=None):
+        return choose(get_task("synthetic", lengths), "instruction", count, seed)
+
+    def test_lengths_in_turn(self):
+        lengths = [sample.prompt_length for sample in self.chosen(7, lengths=[128, 512, 2048])]
+        assert lengths == [128, 512, 2048, 128, 512, 2048, 128]
+
+    def test_its_own_length(self):
+        assert {sample.prompt_length for sample in self.chosen(3)} == {512}
+
+    def test_as_many_as_are_asked_for(self):
+        samples = self.chosen(10_000)
+        assert len({sample.sample_id for sample in samples}) == 10_000
+
+    def test_which_ones_depends_on_the_seed(self):
+        assert self.chosen(4, seed=1) == self.chosen(4, seed=1)
+        ids = {sample.sample_id for seed in (1, 2) for sample in self.chosen(4, seed=seed)}
+        assert len(ids) == 8
+
+    def test_the_first_samples_do_not_depend_on_how_many_follow(self):
+        assert self.chosen(9)[:4] == self.chosen(4)
+
+    def test_has_no_figure(self):
+        assert get_task("synthetic").score("", self.chosen(1)[0]) == Score()
+
+    def test_other_tasks_ignore_lengths(self):
+        few = choose(get_task("code", [64]), "demo", 2, 0)
+        assert few == choose(get_task("code"), "demo", 2, 0)
+        assert {sample.prompt_length for sample in few} == {None}

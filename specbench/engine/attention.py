@@ -1,0 +1,107 @@
+"""Attention over a ragged cache, in the two ways of BASS (2404.15778), for transformers' models.
+
+PAD: one attention for the whole batch, as wide as its longest sequence; a mask hides what a shorter
+one does not have. SPLIT: one attention for each sequence, as wide as that sequence. SPLIT reads
+less where lengths differ, and launches more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+PAD, SPLIT = "pad", "split"
+WINDOWS = "specbench_windows"
+"""Keyword under which a forward hands SPLIT the slots that each sequence attends to."""
+
+
+def implementation(name: str) -> str:
+    """transformers' name for "pad" or "split", after making it known there."""
+    functions = {PAD: attend_padded, SPLIT: attend_split}
+    AttentionInterface.register(f"specbench_{name}", functions[name])
+    # For whoever calls the model himself, and leaves the mask to transformers.
+    AttentionMaskInterface.register(f"specbench_{name}", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    return f"specbench_{name}"
+
+
+def attend_padded(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """One attention for all sequences.
+
+    Args:
+        module: of the model; not used.
+        query: (B, H, T, D).
+        key, value: (B, H', W, D) where H' divides H: a key head serves H / H' query heads in turn.
+        attention_mask: (B, 1, T, W), added to the scores; None if it is not the engine that calls.
+        scaling: of the scores; None is 1/√D.
+        kwargs: what other implementations take.
+
+    Returns:
+        (B, T, H, D), and None for the weights, which nobody asks for.
+
+    Raises:
+        NotImplementedError: the model wants its scores capped.
+    """
+    if kwargs.get("softcap") is not None:
+        raise NotImplementedError("this model caps its attention scores, which the engine does not")
+    if attention_mask is None:
+        found: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, None, scaling=scaling, **kwargs
+        )
+        return found
+    return _attend(query, key, value, attention_mask, scaling), None
+
+
+def attend_split(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """One attention for each sequence, over as many slots as `kwargs[WINDOWS]` says for it.
+
+    Otherwise as `attend_padded`, which does it if the model does not hand the windows through.
+    """
+    if kwargs.get("softcap") is not None:
+        raise NotImplementedError("this model caps its attention scores, which the engine does not")
+    windows: Sequence[int] | None = kwargs.get(WINDOWS)
+    if windows is None or attention_mask is None:
+        return attend_padded(module, query, key, value, attention_mask, scaling, **kwargs)
+    found = [
+        _attend(
+            query[i : i + 1], key[i : i + 1, :, :window], value[i : i + 1, :, :window],
+            attention_mask[i : i + 1, :, :, :window], scaling,
+        )
+        for i, window in enumerate(windows)
+    ]  # fmt: skip
+    return torch.cat(found), None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
+) -> Tensor:
+    """Query heads that share a key head become more queries of it, so that no key is copied."""
+    batch, heads, length, width = query.shape
+    groups = heads // key.shape[1]
+    if groups > 1:
+        query = query.reshape(batch, key.shape[1], groups * length, width)
+        mask = mask.repeat(1, 1, groups, 1)
+    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(batch, heads, length, value.shape[-1]).transpose(1, 2).contiguous()

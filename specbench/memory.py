@@ -1,0 +1,182 @@
+"""What a case needs of the device's memory, from shapes alone: an impossible batch is refused before
+gigabytes are loaded for it.
+
+It is a lower bound. The activations of a forward and the allocator's own waste come on top, so a case
+that passes may still run out; one that does not pass cannot run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specbench.architectures import configuration, count_parameters, dummy_dtype
+from specbench.errors import InputError, MachineError
+from specbench.pairs import LoadFormat, PairSpec
+from specbench.sampling.policy import make_policy
+from specbench.scenario import Case
+
+SLOTS = 64
+"""A cache's capacity is a multiple of this."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model takes memory.
+
+    Attributes:
+        parameters: tied embeddings counted once.
+        layers, key_value_heads, head_size: of its attention.
+        vocabulary: rows of its output embedding.
+        itemsize: bytes of a number.
+    """
+
+    parameters: int
+    layers: int
+    key_value_heads: int
+    head_size: int
+    vocabulary: int
+    itemsize: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the parameters."""
+        return self.parameters * self.itemsize
+
+    def cache_bytes(self, batch_size: int, capacity: int) -> int:
+        """Of keys and values; one slot more than the capacity takes what is written nowhere."""
+        numbers = 2 * self.layers * self.key_value_heads * self.head_size
+        return numbers * self.itemsize * (capacity + 1) * batch_size
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a case needs at least."""
+
+    weights: int
+    cache: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.cache + self.logits
+
+    def __str__(self) -> str:
+        return (
+            f"{_gb(self.total)}: weights {_gb(self.weights)}, "
+            f"key-value caches {_gb(self.cache)}, logits {_gb(self.logits)}"
+        )
+
+
+def capacity(case: Case) -> int:
+    """Slots that a sequence's cache needs: prompt, new tokens and drafts, up to the next multiple of 64.
+
+    A text's length is unknown without its tokenizer and counts as 0.
+    """
+    longest = max(case.prompt_tokens or (0,))
+    wanted = longest + case.max_new_tokens + make_policy(case.gamma).limit
+    return -(-wanted // SLOTS) * SLOTS
+
+
+def needed(case: Case, target: Shape, draft: Shape) -> Memory:
+    """What a case needs: both models, their caches, and the logits of a step.
+
+    The logits are γ + 1 rows of the target and γ of the draft for each sequence. γ is the largest that
+    the case's policy may ask for; at γ = 0 the draft model has no cache.
+    """
+    gamma, slots = make_policy(case.gamma).limit, capacity(case)
+    caches = target.cache_bytes(case.batch_size, slots)
+    if gamma:
+        caches += draft.cache_bytes(case.batch_size, slots)
+    logits = case.batch_size * (2 * gamma + 1) * target.vocabulary * target.itemsize
+    return Memory(target.weight_bytes + draft.weight_bytes, caches, logits)
+
+
+def check_fits(
+    spec: PairSpec, cases: Iterable[Case], device: torch.device, load_format: LoadFormat
+) -> None:
+    """Makes sure that no case of a pair needs more memory than the device has.
+
+    Pairs of the hub, and stored ones on a CPU, are not checked; nor is a folder whose config.json cannot
+    be read, which loading will say better.
+
+    Raises:
+        MachineError: one does, with the numbers.
+    """
+    local = all(Path(model).is_dir() for model in (spec.target, spec.draft))
+    if load_format == "auto" and (device.type == "cpu" or not local):
+        return
+    available = device_bytes(device)
+    for case in cases:
+        if case.skip or case.pair != spec.name or available is None:
+            continue
+        try:
+            target, draft = (
+                shape(model, case.dtype, device.type, load_format)
+                for model in (spec.target, spec.draft)
+            )
+        except InputError:
+            return
+        memory = needed(case, target, draft)
+        if memory.total > available:
+            raise MachineError(
+                f"{spec.name} with a batch of {case.batch_size} and γ = {case.gamma} needs at least "
+                f"{memory}; {device} has {_gb(available)}",
+                "Lower batch_size, prompt_tokens, max_new_tokens or gamma, or take a smaller pair or "
+                "dtype.",
+            )
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """All memory of a GPU; of a CPU what is free for use, None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    return int(found) * 1024
+
+
+@cache
+def shape(model: str, dtype: str, device: str, load_format: LoadFormat) -> Shape:
+    """The shape of a model as it will be loaded.
+
+    Args:
+        model: a repository with a built-in shape, or a local folder.
+        dtype: as asked for, "auto" included.
+        device: "cpu" or "cuda".
+        load_format: random weights have a dtype of their own where none is asked for.
+
+    Raises:
+        InputError: it has no configuration of a causal language model.
+    """
+    config = configuration(model)
+    heads = config.num_attention_heads
+    return Shape(
+        parameters=count_parameters(config),
+        layers=config.num_hidden_layers,
+        key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocabulary=config.vocab_size,
+        itemsize=_dtype(config, dtype, device, load_format).itemsize,
+    )
+
+
+def _dtype(config: Any, asked: str, device: str, load_format: LoadFormat) -> torch.dtype:
+    if load_format == "auto" and asked == "auto" and device != "cpu":
+        stored: torch.dtype = config.dtype or torch.float32
+        return stored
+    chosen: torch.dtype = getattr(torch, dummy_dtype(asked, device))
+    return chosen
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,137 @@
+"""The step as CUDA graphs: it decodes as the eager one does, and its capture is in no figure."""
+
+import pytest
+import torch
+
+from specbench.engine.attention import PAD, SPLIT
+from specbench.engine.batch import Request
+from specbench.engine.model import CausalModel
+from specbench.engine.native import COMPILED, EAGER, GRAPHS, Decoding, Execution, NativeEngine
+from specbench.pairs import get_pair, load_pair
+from specbench.sampling.policy import make_policy
+from specbench.sampling.registry import get_method
+from specbench.tasks.base import choose, get_task
+from specbench.telemetry.spans import SpanRecorder
+
+pytestmark = pytest.mark.gpu
+METHODS = ["baseline", "exact", "sigmoid", "fused", "block"]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The embedded pair in float32, where two ways of computing a row part least, and eight prompts."""
+    pair = load_pair(get_pair("demo-lm"), "cuda", "float32")
+    samples = choose(get_task("summarization"), "demo", 8, 0)
+    prompts = [pair.encode(sample.prompt) for sample in samples]
+    return NativeEngine(CausalModel(pair.target), CausalModel(pair.draft), pair.eos_tokens), prompts
+
+
+def decode(demo, method="fused", gamma="4", tokens=80, size=None, watch=None, count=8, **execution):
+    engine, prompts = demo
+    requests = [Request(tuple(prompt), seed) for seed, prompt in enumerate(prompts[:count])]
+    decoding = Decoding(tokens, temperature=execution.pop("temperature", 0.6))
+    found = engine.generate(
+        requests,
+        get_method(method),
+        make_policy(gamma),
+        decoding,
+        watch,
+        Execution(**execution),
+        size,
+    )
+    assert all(generation.error is None for generation in found)
+    return found
+
+
+def differing(found, others):
+    return sum(a.tokens != b.tokens for a, b in zip(found, others, strict=True))
+
+
+@pytest.mark.parametrize("gamma", ["0", "4", "bass"])
+@pytest.mark.parametrize("method", METHODS)
+def test_graphs_decode_as_the_eager_step(demo, method, gamma):
+    eager = decode(demo, method, gamma, mode=EAGER)
+    graphs = decode(demo, method, gamma, mode=GRAPHS)
+    assert differing(eager, graphs) <= 1
+    assert demo[0]._workspace.graphs.refused == {}
+    # Again, from graphs alone.
+    before = len(demo[0]._workspace.graphs)
+    assert differing(decode(demo, method, gamma, mode=GRAPHS), graphs) == 0
+    assert len(demo[0]._workspace.graphs) == before > 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_graphs_follow_the_temperature(demo, temperature):
+    eager, graphs = (decode(demo, mode=mode, temperature=temperature) for mode in (EAGER, GRAPHS))
+    assert differing(eager, graphs) <= 1
+
+
+@pytest.mark.parametrize("attention", [PAD, SPLIT])
+def test_graphs_with_refill(demo, attention):
+    eager, graphs = (
+        decode(demo, mode=mode, size=3, attention=attention) for mode in (EAGER, GRAPHS)
+    )
+    assert differing(eager, graphs) <= 1
+    assert max(g.first_step for g in graphs) > 0
+
+
+def test_greedy_equals_plain_decoding_at_the_same_batch_size(demo):
+    plain = decode(demo, gamma="0", temperature=0.0, mode=GRAPHS)
+    for gamma in ("1", "5", "bass"):
+        assert differing(decode(demo, gamma=gamma, temperature=0.0, mode=GRAPHS), plain) <= 1
+
+
+def test_synthetic_acceptance_is_captured_too(demo):
+    eager, graphs = (decode(demo, mode=mode, synthetic_acceptance=0.7) for mode in (EAGER, GRAPHS))
+    assert [g.step_accepted for g in eager] == [g.step_accepted for g in graphs]
+
+
+def waiting(step):
+    if not bool((step.lengths >= 0).all()):  # waits for the GPU at every step
+        raise AssertionError
+    return get_method("baseline").law(step)
+
+
+def test_a_method_that_waits_runs_between_the_graphs(demo):
+    from dataclasses import replace
+
+    engine, prompts = demo
+    law = replace(get_method("baseline"), name="waiting", law=waiting)
+    requests = [Request(tuple(prompt), seed) for seed, prompt in enumerate(prompts)]
+    found = engine.generate(
+        requests, law, make_policy("bass"), Decoding(60, 0.6), None, Execution(GRAPHS)
+    )
+    reasons = engine._workspace.graphs.refused
+    assert reasons
+    assert all("synchroniz" in reason for reason in reasons.values())
+    assert differing(found, decode(demo, "baseline", "bass", tokens=60, mode=EAGER)) <= 1
+
+
+def test_the_capture_is_in_no_figure(demo):
+    """A first batch that captures, then one that does not: the first says what it took, apart."""
+    demo[0].release()
+    watch = SpanRecorder(torch.device("cuda", 0))
+    torch.cuda.synchronize()
+    decode(demo, mode=GRAPHS, watch=watch)
+    first = watch.spans()
+    decode(demo, mode=GRAPHS, watch=watch)
+    second = watch.spans()
+    assert first.capture_s > 0.05
+    assert second.capture_s == 0
+    assert first.wall_s < 3 * second.wall_s + 0.05
+
+
+def test_memory_does_not_grow_from_batch_to_batch(demo):
+    decode(demo, mode=GRAPHS)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(3):
+        decode(demo, mode=GRAPHS)
+    assert torch.cuda.memory_allocated() <= before + (1 << 20)
+
+
+def test_compiled_decodes_greedily_as_eager(demo):
+    eager, compiled = (
+        decode(demo, mode=mode, temperature=0.0, tokens=24, count=2) for mode in (EAGER, COMPILED)
+    )
+    assert differing(eager, compiled) <= 1
