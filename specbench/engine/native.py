@@ -384,19 +384,21 @@ class _Steps:
         self._room.target_logits[:, : gamma + 1].copy_(raw)
 
     def _decide(self, gamma: int) -> object:
-        room, slots = self._room, self._slots
+        room = self._room
         result = self._chance.decide(
             room.target_logits[:, : gamma + 1], room.draft_logits[:, :gamma], room.offered
         )
-        if self._dice is not None and gamma:
-            result = self._dice.overrule(
-                result, self._chance.drafts(gamma), room.offered, slots.seeds, slots.lengths
-            )
         self._results[gamma] = result
-        return result, self._chance.in_use(), self._dice
+        return result, self._chance.in_use()
 
-    def _commit(self, gamma: int) -> None:
-        self._slots.commit(self._results[gamma], self._room.offered)
+    def _commit(self, gamma: int) -> object:
+        """Dice, which are no method's, are thrown here, lest they count as verification."""
+        result, offered, slots = self._results[gamma], self._room.offered, self._slots
+        if self._dice is not None and gamma:
+            drafts = self._chance.drafts(gamma)
+            result = self._dice.overrule(result, drafts, offered, slots.seeds, slots.lengths)
+        slots.commit(result, offered)
+        return self._dice
 
     def _forward(
         self,

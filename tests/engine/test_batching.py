@@ -243,6 +243,20 @@ class TestSyntheticAcceptance:
             )
             assert generation.step_accepted == expected
 
+    def test_is_thrown_outside_of_the_verify_phase(self, target, draft, monkeypatch):
+        """An overruled step costs what the method costs, and what the dice cost is the commit's."""
+        watch, overrule = Diary(), SyntheticAcceptance.overrule
+
+        def spy(self, *args):
+            watch.heard.append("dice")
+            return overrule(self, *args)
+
+        monkeypatch.setattr(SyntheticAcceptance, "overrule", spy)
+        execution = Execution(synthetic_acceptance=0.5)
+        decode(NativeEngine(target, draft, []), watch=watch, execution=execution)
+        before = {watch.heard[i - 1] for i, what in enumerate(watch.heard) if what == "dice"}
+        assert before == {"verify"}
+
     def test_luck_is_the_same_for_every_method_and_batch(self, target, draft):
         engine, dice = NativeEngine(target, draft, []), Execution(synthetic_acceptance=0.6)
         one, other = (decode(engine, method=name, execution=dice) for name in ("fused", "block"))
@@ -319,3 +333,21 @@ class TestCaptures:
         assert set(engine._workspace.graphs.refused.values()) == {"waits"}
         assert not any(key[0] == "commit" for key in engine._workspace.graphs._graphs)
         assert texts(found) == texts(decode(engine, "bass", "baseline", tokens=80))
+
+
+@pytest.mark.parametrize("task", ["summarization", "code"])
+def test_the_demo_pair_decodes_greedily_as_plain(task):
+    """In float32 on a CPU, through eight slots: token by token, also where γ follows the batch."""
+    from specbench.engine.model import CausalModel
+    from specbench.pairs import get_pair, load_pair
+    from specbench.tasks.base import choose, get_task
+
+    pair = load_pair(get_pair("demo-lm"), "cpu", "float32")
+    engine = NativeEngine(CausalModel(pair.target), CausalModel(pair.draft), pair.eos_tokens)
+    prompts = [pair.prompt(sample) for sample in choose(get_task(task), "demo", 24, 0)]
+    plain, fixed, bass = (
+        texts(decode(engine, gamma, tokens=48, prompts=prompts, size=8, temperature=0.0))
+        for gamma in ("0", "5", "bass")
+    )
+    assert fixed == plain
+    assert bass == plain

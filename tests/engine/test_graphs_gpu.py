@@ -1,5 +1,7 @@
 """The step as CUDA graphs: it decodes as the eager one does, and its capture is in no figure."""
 
+import copy
+
 import pytest
 import torch
 
@@ -84,6 +86,56 @@ def test_greedy_equals_plain_decoding_at_the_same_batch_size(demo):
 def test_synthetic_acceptance_is_captured_too(demo):
     eager, graphs = (decode(demo, mode=mode, synthetic_acceptance=0.7) for mode in (EAGER, GRAPHS))
     assert [g.step_accepted for g in eager] == [g.step_accepted for g in graphs]
+
+
+@pytest.mark.parametrize("gamma", ["2", "bass"])
+@pytest.mark.parametrize("method", ["baseline", "exact", "fused", "block"])
+def test_captured_steps_follow_the_targets_law(small_pair, law, method, gamma):
+    """Chi-square over sequences of three tokens, 6,000 of them through 500 slots."""
+    from scipy.stats import chi2
+
+    models = [CausalModel(copy.deepcopy(one.model).cuda()) for one in small_pair]
+    engine, prompt, count = NativeEngine(*models, []), (1, 2), 6000
+    found = engine.generate(
+        [Request(prompt, seed) for seed in range(count)], get_method(method), make_policy(gamma),
+        Decoding(3), None, Execution(GRAPHS), 500,
+    )  # fmt: skip
+    statistic, dof = law(models[0], prompt, 3).misfit([g.tokens for g in found])
+    assert chi2.sf(statistic, dof) > 1e-4
+
+
+@pytest.mark.parametrize("task", ["summarization", "code"])
+def test_greedy_over_all_of_the_demos_prompts(task):
+    """Speculative output is plain decoding's at the same batch size, but for ties.
+
+    A forward of six tokens adds up in another order than one of one token, so two logits within
+    rounding of each other may change places: then, and only then, the texts may part. That is looked
+    up: where two differ first, the target rates both tokens alike.
+    """
+    pair = load_pair(get_pair("demo-lm"), "cuda", "float32")
+    engine = NativeEngine(CausalModel(pair.target), CausalModel(pair.draft), pair.eos_tokens)
+    samples = choose(get_task(task), "demo", {"summarization": 120, "code": 164}[task], 0)
+    prompts = [pair.prompt(sample) for sample in samples]
+    plain, drafted = (
+        engine.generate(
+            [Request(prompt) for prompt in prompts], get_method("fused"), make_policy(gamma),
+            Decoding(64, temperature=0.0), None, Execution(GRAPHS), 32,
+        )
+        for gamma in ("0", "5")
+    )  # fmt: skip
+    ties = 0
+    for prompt, one, other in zip(prompts, plain, drafted, strict=True):
+        if one.tokens == other.tokens:
+            continue
+        same = next(
+            i for i, (a, b) in enumerate(zip(one.tokens, other.tokens, strict=False)) if a != b
+        )
+        tokens = torch.tensor([[*prompt, *one.tokens[:same]]], device="cuda")
+        with torch.no_grad():
+            row = pair.target(tokens).logits[0, -1].double()
+        assert abs(float(row[one.tokens[same]] - row[other.tokens[same]])) < 1e-3
+        ties += 1
+    assert ties <= len(prompts) // 50
 
 
 def waiting(step):

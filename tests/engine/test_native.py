@@ -1,7 +1,7 @@
 """The decoding loop: greedy equals plain, sampled follows the target's law, and the edges."""
 
+import collections
 import functools
-import math
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ from specbench.engine.native import Decoding, NativeEngine
 from specbench.errors import InputError
 from specbench.sampling.check import chi_square
 from specbench.sampling.policy import make_policy
-from specbench.sampling.processing import process
 from specbench.sampling.registry import get_method
 
 METHODS = ["baseline", "exact", "sigmoid", "fused", "block"]
@@ -20,10 +19,10 @@ EXACT = ["baseline", "exact", "fused", "block"]
 PROMPTS = [(3, 4, 5, 6, 7, 8, 9), (2,), (9, 9, 1), tuple(range(2, 22))]
 
 
-def decode(engine, gamma="4", method="fused", tokens=18, prompts=PROMPTS, **decoding):
+def decode(engine, gamma="4", method="fused", tokens=18, prompts=PROMPTS, size=None, **decoding):
     requests = [Request(prompt, seed) for seed, prompt in enumerate(prompts)]
     return engine.generate(
-        requests, get_method(method), make_policy(gamma), Decoding(tokens, **decoding)
+        requests, get_method(method), make_policy(gamma), Decoding(tokens, **decoding), size=size
     )
 
 
@@ -244,27 +243,22 @@ OPTIONS = [
     ("method", "gamma", "options"),
     [(method, "2", {}) for method in EXACT]
     + [(method, "2", options) for method in ("fused", "block") for options in OPTIONS]
-    + [("fused", "0", options) for options in OPTIONS],
+    + [("fused", "0", options) for options in OPTIONS]
+    + [("fused", "bass", {}), ("fused", "2", {"size": 700})],
     ids=str,
 )
-def test_sampled_sequences_follow_the_targets_law(model, method, gamma, options):
+def test_sampled_sequences_follow_the_targets_law(small_pair, law, method, gamma, options):
     """Chi-square over all sequences of 5 tokens, 3,000 of them, seeds 0…2,999, level 1 in 10,000.
 
     Five tokens with γ = 2 make steps of every kind, those that follow a full acceptance too.
     """
     from scipy.stats import chi2
 
-    vocab, count, length, prompt = 3, 3000, 5, (1, 2)
-    target, draft = (
-        model(vocab, seed=4, sharpness=0.4),
-        model(vocab, seed=5, layers=1, sharpness=0.4),
-    )
-    engine = NativeEngine(target, draft, [])
-    found = decode(engine, gamma, method, tokens=length, prompts=[prompt] * count, **options)
-    cells = torch.zeros(vocab**length, dtype=torch.float64)
-    for generation in found:
-        cells[cell(generation.tokens, vocab)] += 1
-    statistic, dof = chi_square(cells, count * law(target, prompt, length, vocab, **options))
+    options, prompt = dict(options), (1, 2)
+    size = options.pop("size", None)
+    engine = NativeEngine(*small_pair, [])
+    found = decode(engine, gamma, method, tokens=5, prompts=[prompt] * 3000, size=size, **options)
+    statistic, dof = law(small_pair[0], prompt, 5, **options).misfit([g.tokens for g in found])
     assert chi2.sf(statistic, dof) > 1e-4
     if gamma != "0":
         assert (
@@ -272,39 +266,32 @@ def test_sampled_sequences_follow_the_targets_law(model, method, gamma, options)
         )
 
 
-def test_sigmoid_does_not_follow_the_targets_law(model):
+def test_sigmoid_does_not_follow_the_targets_law(small_pair, law):
     """The same test has the power to say no."""
-    vocab, count, length, prompt = 3, 3000, 5, (1, 2)
-    target, draft = (
-        model(vocab, seed=4, sharpness=0.4),
-        model(vocab, seed=5, layers=1, sharpness=0.4),
-    )
-    engine = NativeEngine(target, draft, [])
-    found = decode(engine, "2", "sigmoid", tokens=length, prompts=[prompt] * count)
-    cells = torch.zeros(vocab**length, dtype=torch.float64)
-    for generation in found:
-        cells[cell(generation.tokens, vocab)] += 1
-    statistic, dof = chi_square(cells, count * law(target, prompt, length, vocab))
+    prompt = (1, 2)
+    found = decode(NativeEngine(*small_pair, []), "2", "sigmoid", tokens=5, prompts=[prompt] * 3000)
+    statistic, dof = law(small_pair[0], prompt, 5).misfit([g.tokens for g in found])
     assert statistic > 5 * dof
 
 
-def cell(tokens, vocab):
-    number = 0
-    for token in tokens:
-        number = number * vocab + token
-    return number
+def test_neighbours_that_end_and_newcomers_change_no_law(small_pair, law):
+    """Token 0 ends a sequence: slots come free at every step, and their next sequences are lawful too.
 
+    Of what follows an end token there is nothing; so the law is that of the first three tokens, in
+    which all that begin alike up to an end are one cell.
+    """
+    from scipy.stats import chi2
 
-def law(model, prompt, length, vocab, temperature=1.0, top_k=None, top_p=None):
-    """(vocab^length,) float64: probability of each sequence under the masked, tempered target."""
-    sequences = torch.cartesian_prod(*[torch.arange(vocab)] * length)
-    tokens = torch.cat([torch.tensor(prompt).expand(len(sequences), -1), sequences], 1)
-    logits = forward(model, tokens.tolist())[:, len(prompt) - 1 : -1]
-    warm = torch.full((len(sequences),), temperature)
-    rows = process(logits, vocab, warm, top_k, top_p).double() / temperature
-    return rows.softmax(-1).gather(2, sequences[:, :, None]).prod(1)[:, 0]
-
-
-def test_the_law_itself_sums_to_one(model):
-    total = law(model(5, seed=4, sharpness=0.4), (1, 2), 3, 5, top_k=3).sum()
-    assert math.isclose(float(total), 1, abs_tol=1e-6)
+    prompt, length = (1, 2), 3
+    found = decode(
+        NativeEngine(*small_pair, [0]), "2", tokens=length, prompts=[prompt] * 3000, size=100
+    )
+    joint = law(small_pair[0], prompt, length).probabilities.view(3, 3, 3)
+    expected = {(0,): joint[0].sum()}
+    expected |= {(a, 0): joint[a, 0].sum() for a in (1, 2)}
+    expected |= {(a, b, c): joint[a, b, c] for a in (1, 2) for b in (1, 2) for c in range(3)}
+    seen = collections.Counter(tuple(g.tokens) for g in found)
+    assert set(seen) <= set(expected)
+    counts = torch.tensor([float(seen[key]) for key in expected], dtype=torch.float64)
+    statistic, dof = chi_square(counts, 3000 * torch.stack(list(expected.values())))
+    assert chi2.sf(statistic, dof) > 1e-4
