@@ -23,7 +23,7 @@ ALLOWED = {
     "tasks": {"demo"},
     "architectures": set(),
     "pairs": {"tasks", "architectures"},
-    "memory": {"architectures", "pairs", "scenario", "sampling"},
+    "memory": {"architectures", "pairs", "scenario", "sampling", "engine.workspace"},
     "demo": {"tasks", "pairs", "engine", "sampling"},
     "scenario": {"sampling.names", "tasks.base"},
     "report": set(),

@@ -47,24 +47,48 @@ class TestCapacity:
 
 
 class TestNeeded:
-    TARGET = Shape(1000, 3, 2, 8, vocabulary=50, itemsize=2)
-    DRAFT = Shape(100, 1, 2, 4, vocabulary=50, itemsize=2)
+    TARGET = Shape(1000, 3, 2, 8, vocabulary=50, itemsize=2, width=7)
+    DRAFT = Shape(100, 1, 2, 4, vocabulary=50, itemsize=2, width=5)
 
     def test_by_hand(self):
         """Target: 2·3·2·8·2 = 192 bytes a slot; draft: 2·1·2·4·2 = 32; 704 + 1 slots, 4 sequences."""
         found = needed(case(batch_size=4), self.TARGET, self.DRAFT)
         assert found == Memory(
-            weights=1100 * 2, cache=(192 + 32) * 705 * 4, logits=4 * (2 * 5 + 1) * 50 * 2
-        )
-        assert found.total == 2200 + 631_680 + 4400
+            weights=1100 * 2, cache=(192 + 32) * 705 * 4, logits=4 * (2 * 5 + 1) * 50 * 2,
+            activations=4 * 512 * 7 * 2,
+        )  # fmt: skip
+        assert found.total == 2200 + 631_680 + 4400 + 28_672
 
     def test_without_drafts_the_draft_has_no_cache(self):
         found = needed(case(gamma="0"), self.TARGET, self.DRAFT)
-        assert found == Memory(weights=2200, cache=192 * 641, logits=50 * 2)
+        assert (found.weights, found.cache, found.logits) == (2200, 192 * 641, 50 * 2)
+
+    def test_long_prompts_are_fed_in_pieces(self):
+        """32 sequences: 256 tokens of each at once, whatever their length."""
+        few, many = (
+            needed(case(batch_size=32, prompt_tokens=length), self.TARGET, self.DRAFT).activations
+            for length in (256, 4096)
+        )
+        assert few == many == 8192 * 7 * 2
+
+    @pytest.mark.parametrize(
+        ("name", "fields", "peak_gb"),
+        [
+            ("bass-7.8b/bass-310m", {"batch_size": 8, "gamma": "bass", "max_new_tokens": 64}, 19.6),
+            ("bass-7.8b/bass-310m", {"batch_size": 1, "gamma": "bass", "max_new_tokens": 64}, 16.7),
+            (LLAMA, {"batch_size": 1, "gamma": "5", "max_new_tokens": 96}, 16.8),
+        ],
+    )
+    def test_is_what_an_h100_needed(self, name, fields, peak_gb):
+        """`peak_memory_bytes` of results/reference/{bass,engine-vs-transformers}-h100.parquet."""
+        spec = get_pair(name)
+        models = [shape(model, "bfloat16", "cuda", "dummy") for model in (spec.target, spec.draft)]
+        found = needed(case(pair=name, **fields), *models)
+        assert found.total / 1e9 == pytest.approx(peak_gb, rel=0.02)
 
     def test_says_its_parts(self):
-        assert str(Memory(20_000_000_000, 1_500_000_000, 40_000_000)) == (
-            "21.5 GB: weights 20.0 GB, key-value caches 1.5 GB, logits 0.0 GB"
+        assert str(Memory(20_000_000_000, 1_500_000_000, 40_000_000, 60_000_000)) == (
+            "21.6 GB: weights 20.0 GB, key-value caches 1.5 GB, logits 0.0 GB, activations 0.1 GB"
         )
 
 
@@ -72,7 +96,7 @@ class TestShapes:
     def test_of_a_built_in_model(self):
         """Llama-2 7B in bfloat16: 13.5 GB; 2·32·32·128·2 = 524288 bytes of keys and values a token."""
         found = shape("meta-llama/Llama-2-7b-hf", "auto", "cuda", "dummy")
-        assert found == Shape(6_738_415_616, 32, 32, 128, 32000, 2)
+        assert found == Shape(6_738_415_616, 32, 32, 128, 32000, 2, 3 * 11008 + 6 * 4096)
         assert found.weight_bytes == 13_476_831_232
         assert found.cache_bytes(1, 0) == 524_288
 
@@ -121,7 +145,7 @@ class TestCheck:
         card(24_000_000_000)
         with pytest.raises(MachineError) as caught:
             check_fits(get_pair(LLAMA), [case(batch_size=16)], GPU, "dummy")
-        assert "a batch of 16 and γ = 5 needs at least 24.3 GB" in caught.value.message
+        assert "a batch of 16 and γ = 5 needs 25.3 GB" in caught.value.message
         assert "weights 16.2 GB, key-value caches 8.1 GB, logits 0.0 GB" in caught.value.message
         assert "cuda:0 has 24.0 GB" in caught.value.message
         assert "batch_size" in caught.value.hint

@@ -34,7 +34,7 @@ from specbench.engine.chance import Chance, Sampler, Tools
 from specbench.engine.model import CausalModel
 from specbench.engine.observer import Observer, Phase, Silent
 from specbench.engine.synthetic import SyntheticAcceptance
-from specbench.engine.workspace import BUCKET, SPLIT_BUCKET, Workspace, rounded
+from specbench.engine.workspace import BUCKET, SPLIT_BUCKET, Workspace, prefill_width, rounded
 from specbench.sampling.names import SIGMOID_RANGE
 from specbench.sampling.policy import GammaPolicy
 from specbench.sampling.processing import process
@@ -42,9 +42,6 @@ from specbench.sampling.registry import Method
 from specbench.sampling.verifier import Verification
 
 EAGER, GRAPHS, COMPILED = "eager", "graphs", "compiled"
-PREFILL_TOKENS = 8192
-"""Prompts are fed in pieces of so many tokens of all sequences together: enough to keep any GPU busy, and
-what a forward holds besides does not grow with the batch."""
 
 
 @dataclass(frozen=True)
@@ -345,7 +342,7 @@ class _Steps:
         """Feeds both models the first tokens of these slots' prompts, up to so many."""
         slots, room = self._slots, self._room
         count = room.size if rows is None else rows.stop - rows.start
-        chunk = max(BUCKET, PREFILL_TOKENS // count)
+        chunk = prefill_width(count)
         models = [(self._target, room.target_cache)]
         models += [] if self._plain else [(self._draft, room.draft_cache)]
         for start in range(0, width, chunk):

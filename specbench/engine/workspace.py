@@ -14,6 +14,9 @@ from specbench.engine.slots import Slots
 
 BUCKET = 64
 """Attention reads the cache up to the sequence's length, rounded up to this many slots."""
+PREFILL_TOKENS = 8192
+"""Prompts are fed in pieces of so many tokens of all sequences together: enough to keep any GPU busy, and
+what a forward holds besides does not grow with the batch."""
 MOST_GRAPHS = 512
 """Graphs that are kept; beyond them all are dropped. Each holds some megabytes of the device."""
 
@@ -25,6 +28,11 @@ SPLIT_BUCKET = 256
 def rounded(tokens: int, bucket: int = BUCKET) -> int:
     """Up to a whole number of buckets."""
     return -(-tokens // bucket) * bucket
+
+
+def prefill_width(size: int) -> int:
+    """Tokens of each of so many sequences that are fed at once."""
+    return max(BUCKET, PREFILL_TOKENS // size)
 
 
 class Workspace:

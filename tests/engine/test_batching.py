@@ -160,11 +160,11 @@ class TestWorkspace:
 class TestPrefill:
     @pytest.mark.parametrize("size", [1, 3, 7])
     def test_in_pieces_is_prefill_at_once(self, target, draft, monkeypatch, size):
-        from specbench.engine import native
+        from specbench.engine import workspace
 
         prompts = [tuple((i * k) % 19 + 1 for i in range(30 * k)) for k in range(1, 8)]
         whole = decode(NativeEngine(target, draft, []), prompts=prompts, tokens=20, size=size)
-        monkeypatch.setattr(native, "PREFILL_TOKENS", 1)  # BUCKET tokens at once
+        monkeypatch.setattr(workspace, "PREFILL_TOKENS", 1)  # BUCKET tokens at once
         pieces = decode(NativeEngine(target, draft, []), prompts=prompts, tokens=20, size=size)
         assert texts(pieces) == texts(whole)
 
