@@ -173,16 +173,32 @@ def shape(model: str, dtype: str, device: str, load_format: LoadFormat) -> Shape
         InputError: it has no configuration of a causal language model.
     """
     config = configuration(model)
-    heads = config.num_attention_heads
+    heads, layers, hidden, vocabulary = (
+        getattr(config, name, None)
+        for name in ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size")
+    )
+    if not (heads and layers and hidden and vocabulary):
+        raise InputError(
+            f"{model} is no transformer of one kind of layer: its config.json says {config.model_type}",
+            "Choose a causal language model with attention in every layer.",
+        )
     return Shape(
         parameters=count_parameters(config),
-        layers=config.num_hidden_layers,
-        key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocabulary=config.vocab_size,
+        layers=layers,
+        key_value_heads=_key_value_heads(config),
+        head_size=getattr(config, "head_dim", None) or hidden // heads,
+        vocabulary=vocabulary,
         itemsize=_dtype(config, dtype, device, load_format).itemsize,
-        width=3 * _feed_forward(config) + 6 * config.hidden_size,
+        width=3 * _feed_forward(config) + 6 * hidden,
     )
+
+
+def _key_value_heads(config: Any) -> int:
+    if getattr(config, "multi_query", False) and not getattr(
+        config, "new_decoder_architecture", False
+    ):
+        return 1  # Falcon's and BigCode's way to say it
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def _feed_forward(config: Any) -> int:

@@ -11,8 +11,8 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,7 +109,7 @@ def plan(scenario: Scenario) -> Plan:
     for spec in specs.values():
         check_available(spec, scenario.load_format)
         check_fits(spec, cases, device, scenario.load_format)
-    return Plan(scenario, cases, device, specs)
+    return Plan(scenario, _without_twins(cases, device), device, specs)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -148,6 +148,21 @@ def resolve_execution(execution: str, device: torch.device) -> str:
             "Give --execution eager or auto, or a GPU by --device cuda.",
         )
     return execution
+
+
+def _without_twins(cases: Sequence[Case], device: torch.device) -> list[Case]:
+    """Skips what "auto" makes the same as another case: the two would be summed as one."""
+    seen: dict[Case, str] = {}
+    found = []
+    for case in cases:
+        execution = resolve_execution(case.execution, device)
+        dtype = "float32" if case.dtype == "auto" and device.type == "cpu" else case.dtype
+        twin = replace(case, execution=execution, dtype=dtype)
+        if case.skip is None and twin in seen:
+            case = replace(case, skip=f"the same as {seen[twin]}, once auto is resolved")
+        seen.setdefault(twin, case.case_id)
+        found.append(case)
+    return found
 
 
 def check_kernels(device: torch.device) -> None:
@@ -230,6 +245,7 @@ class _PairRun:
             for name, task in self.tasks.items()
         }
         self.recorder = SpanRecorder(todo.device)
+        self.told: set[str] = set()
 
     def run(self) -> None:
         """Measures block by block; the NVML sampler runs meanwhile."""
@@ -243,6 +259,7 @@ class _PairRun:
 
     def _run_block(self, block: list[Case], repeat: int) -> None:
         policies = {case.case_id: make_policy(case.gamma) for case in block}
+        self._reserve(block)
         if repeat == 0:
             self.talk.stage("warming up")
             self._warm_up(block)
@@ -260,19 +277,29 @@ class _PairRun:
         self, case: Case, policy: GammaPolicy, repeat: int, index: int, batch: Sequence[Sample]
     ) -> list[Row]:
         rows = [self._base_row(case, repeat, index, sample) for sample in batch]
+        failure: Row | None = None
         try:
             self._reset_peak_memory()
             requests = [self._request(case, sample, repeat) for sample in batch]
             generations = self._decode(case, policy, requests)
+            self._tell_refusals()
             spans = self.recorder.spans()
             machine = self._machine(spans, requests, generations)
             for i, row in enumerate(rows):
                 row |= machine | self._result(case, requests[i], generations[i], batch[i], spans, i)
         except Exception as error:  # whatever a method of another package or a model may raise
-            self._clear_memory()
-            rows = [self._base_row(case, repeat, index, s) | _failure(error) for s in batch]
+            failure = _failure(error)
+        if failure is not None:  # here, where the error no longer holds the memory of what failed
+            self.engine.release()
+            rows = [self._base_row(case, repeat, index, sample) | failure for sample in batch]
         self._count(case, rows)
         return rows
+
+    def _tell_refusals(self) -> None:
+        for refusal in self.engine.refusals:
+            if refusal not in self.told:
+                self.told.add(refusal)
+                self.talk.notice(refusal)
 
     def _decode(
         self, case: Case, policy: GammaPolicy, requests: Sequence[Request]
@@ -296,10 +323,6 @@ class _PairRun:
         What a block captures it keeps until another size of batch takes the memory; what has to be
         captured again in a later repeat is cut out of the figures by the engine's own mark.
         """
-        try:
-            self._reserve(block)
-        except Exception:
-            self._clear_memory()
         for case in block:
             batch = next(self._batches(case))
             for _ in range(self.todo.scenario.warmup):
@@ -307,16 +330,16 @@ class _PairRun:
                     requests = [self._request(case, sample, 0) for sample in batch]
                     self._decode(case, make_policy(case.gamma), requests)
                 except Exception:
-                    self._clear_memory()  # The measured run meets it again and records it.
+                    continue  # The measured run meets it again and records it.
 
     def _reserve(self, block: Sequence[Case]) -> None:
         """Memory for the longest prompt and the largest γ at once, lest it grow from case to case."""
         case = block[0]
         most_drafts = max(make_policy(one.gamma).limit for one in block)
         longest = max(len(self.pair.prompt(sample)) for sample in self.samples[case.task])
-        self.engine.reserve(
-            case.batch_size, longest + case.max_new_tokens + most_drafts, most_drafts
-        )
+        tokens = longest + case.max_new_tokens + most_drafts
+        with suppress(torch.OutOfMemoryError):  # each case meets it again, and records it
+            self.engine.reserve(case.batch_size, tokens, most_drafts)
 
     def _batches(self, case: Case) -> Iterator[list[Sample]]:
         """What is decoded by one call: a batch, or with refill everything."""
@@ -429,11 +452,10 @@ class _PairRun:
         """None where the tokens are noise."""
         if case.load_format == "dummy" or case.synthetic_acceptance is not None:
             return None
-        return self.engine.log_probability(request.prompt, generation.tokens)
-
-    def _clear_memory(self) -> None:
-        if self.todo.device.type == "cuda":
-            torch.cuda.empty_cache()
+        try:
+            return self.engine.log_probability(request.prompt, generation.tokens)
+        except torch.OutOfMemoryError:  # what was measured stands
+            return None
 
 
 def _block_key(case: Case) -> tuple[Any, ...]:

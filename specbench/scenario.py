@@ -247,7 +247,7 @@ class Scenario(BaseModel):
                 max_new_tokens=self.max_new_tokens, execution=execution,
                 load_format=self.load_format, prompt_tokens=self._prompt_tokens(task),
                 synthetic_acceptance=self.synthetic_acceptance, refill=self.refill,
-                skip=self._impossible(task, batch_size, gamma),
+                skip=self._impossible(task, batch_size, gamma, attention, execution),
             )
             for pair, dtype, task, engine, attention, execution, batch_size, temperature, gamma,
             (method, sigmoid_range) in axes
@@ -265,7 +265,9 @@ class Scenario(BaseModel):
         """Only `synthetic` has prompts that are lengths."""
         return tuple(self.prompt_tokens or (PROMPT_TOKENS,)) if task == SYNTHETIC else None
 
-    def _impossible(self, task: str, batch_size: int, gamma: str) -> str | None:
+    def _impossible(
+        self, task: str, batch_size: int, gamma: str, attention: str, execution: str
+    ) -> str | None:
         if self.load_format == "dummy" and task != SYNTHETIC:
             return f"random weights have no tokenizer: load_format dummy runs {SYNTHETIC} alone"
         if batch_size > self.samples:
@@ -274,6 +276,8 @@ class Scenario(BaseModel):
             return f"{self.samples} samples leave a batch of {batch_size} partly empty"
         if gamma == "heuristic" and batch_size > 1:
             return "the heuristic schedule is defined for batch size 1 (transformers); use bass"
+        if attention == "split" and execution == "compiled":
+            return "compiled code reads the whole cache, so that split would read as much as pad"
         return None
 
 

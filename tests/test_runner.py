@@ -405,6 +405,18 @@ def engine(tiny_pair):
     return NativeEngine(CausalModel(pair.target), CausalModel(pair.draft), pair.eos_tokens)
 
 
+class TestTwins:
+    """What "auto" turns out to be must not be measured twice and summed."""
+
+    def test_are_skipped_with_the_reason(self, run):
+        done = run(
+            execution="auto,eager", dtype="auto,float32", gamma="0", method=["fused"], samples=1
+        )
+        assert (done.outcome.ok, done.outcome.skipped) == (1, 3)
+        reasons = set(done.rows["error"].dropna())
+        assert all(reason.startswith("the same as fused-g0-b1") for reason in reasons)
+
+
 class TestExactness:
     """Laws that no test of a single layer sees."""
 

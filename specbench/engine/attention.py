@@ -7,7 +7,7 @@ less where lengths differ, and launches more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,10 +54,9 @@ def attend_padded(
         (B, T, H, D), and None for the weights, which nobody asks for.
 
     Raises:
-        NotImplementedError: the model wants its scores capped.
+        NotImplementedError: the model wants its scores capped, or sinks beside its keys.
     """
-    if kwargs.get("softcap") is not None:
-        raise NotImplementedError("this model caps its attention scores, which the engine does not")
+    _refuse_more(kwargs)
     if attention_mask is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, None, scaling=scaling, **kwargs
@@ -79,8 +78,7 @@ def attend_split(
 
     Otherwise as `attend_padded`, which does it if the model does not hand the windows through.
     """
-    if kwargs.get("softcap") is not None:
-        raise NotImplementedError("this model caps its attention scores, which the engine does not")
+    _refuse_more(kwargs)
     windows: Sequence[int] | None = kwargs.get(WINDOWS)
     if windows is None or attention_mask is None:
         return attend_padded(module, query, key, value, attention_mask, scaling, **kwargs)
@@ -92,6 +90,12 @@ def attend_split(
         for i, window in enumerate(windows)
     ]  # fmt: skip
     return torch.cat(found), None
+
+
+def _refuse_more(wanted: Mapping[str, Any]) -> None:
+    for name, what in (("softcap", "caps its attention scores"), ("s_aux", "has attention sinks")):
+        if wanted.get(name) is not None:
+            raise NotImplementedError(f"this model {what}, which the engine does not know")
 
 
 def _attend(

@@ -18,9 +18,13 @@ class CausalModel:
 
     Args:
         model: an `AutoModelForCausalLM`, in eval mode, on its device.
+
+    Raises:
+        InputError: its attention is of a kind that the ragged mask does not say.
     """
 
     def __init__(self, model: Any) -> None:
+        _check_attention(model.config)
         self.model = model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
@@ -102,8 +106,26 @@ def _longest_context(config: Any) -> int | None:
     """
     kinds = getattr(config, "layer_types", None)
     slides = any(kind == "sliding_attention" for kind in kinds) if kinds else True
+    is_local = "local" in (getattr(config, "attention_layers", None) or ())  # GPT-Neo
     limits = [
         getattr(config, "max_position_embeddings", None),
         getattr(config, "sliding_window", None) if slides else None,
+        getattr(config, "window_size", None) if is_local else None,
     ]
     return min((int(limit) for limit in limits if limit), default=None)
+
+
+def _check_attention(config: Any) -> None:
+    name = config.architectures[0] if getattr(config, "architectures", None) else config.model_type
+    kinds = set(getattr(config, "layer_types", None) or ())
+    others = kinds - {"full_attention", "sliding_attention"}
+    if others:
+        raise InputError(
+            f"{name} has layers of {', '.join(sorted(others))}, which the engine does not know",
+            "Choose a model with full or sliding attention.",
+        )
+    if getattr(config, "alibi", False) or config.model_type == "bloom":
+        raise InputError(
+            f"{name} tells positions by a bias of the attention (ALiBi), which the engine does not know",
+            "Choose a model with rotary or learned positions.",
+        )

@@ -34,7 +34,7 @@ from specbench.engine.chance import Chance, Sampler, Tools
 from specbench.engine.model import CausalModel
 from specbench.engine.observer import Observer, Phase, Silent
 from specbench.engine.synthetic import SyntheticAcceptance
-from specbench.engine.workspace import BUCKET, SPLIT_BUCKET, Workspace, prefill_width, rounded
+from specbench.engine.workspace import BUCKET, GRAPH_BUCKET, Workspace, prefill_width, rounded
 from specbench.sampling.names import SIGMOID_RANGE
 from specbench.sampling.policy import GammaPolicy
 from specbench.sampling.processing import process
@@ -113,6 +113,12 @@ class NativeEngine:
             self._workspace = Workspace(self.target, size, tokens, most_drafts, self.eos_tokens)
         return self._workspace
 
+    @property
+    def refusals(self) -> list[str]:
+        """Why decisions were not captured: for each, its method and the reason."""
+        refused = {} if self._workspace is None else self._workspace.graphs.refused
+        return [f"{key[2].name} runs between the graphs: {why}" for key, why in refused.items()]  # type: ignore[index]
+
     def release(self) -> None:
         """Gives the memory back, and the graphs with it."""
         self._workspace = None
@@ -145,7 +151,8 @@ class NativeEngine:
 
         Raises:
             MachineError: the models are on a GPU whose kernels cannot run here.
-            torch.OutOfMemoryError: so large a batch does not fit; the memory is given back.
+            torch.OutOfMemoryError: so large a batch does not fit. After any error the workspace is
+                dropped, and `release` gives its memory back.
         """
         check_requests(requests)
         watch = observer or Silent()
@@ -157,10 +164,12 @@ class NativeEngine:
             room.slots.clear()
             room.clear()
             steps = _Steps(self, room, method, policy.limit, decoding, execution)
+            steps.allocate()
             watch.start()
             return self._decode(requests, room, steps, policy, decoding, watch)
-        except torch.OutOfMemoryError:
-            self.release()
+        except Exception:
+            # Half of a step's graphs, or memory that others need more: it is all made anew.
+            self._workspace = None
             raise
 
     def _decode(
@@ -177,7 +186,7 @@ class NativeEngine:
         while batch.active:
             gamma = min(policy.gamma, batch.most_drafts())
             phases = steps.of(gamma, batch.held)
-            if steps.prepare(phases):
+            if steps.prepare(gamma, phases):
                 watch.mark("capture")
             for phase, pieces in phases.items():
                 watch.ready()
@@ -259,7 +268,7 @@ class _Steps:
             execution.mode, execution.attention, decoding.temperature, decoding.top_k, decoding.top_p,
         )  # fmt: skip
         self._law_key = (
-            method.name, decoding.sigmoid_range, decoding.temperature, self._plain,
+            method, decoding.sigmoid_range, decoding.temperature, self._plain,
             execution.synthetic_acceptance,
         )  # fmt: skip
         warmth = decoding.temperature
@@ -288,7 +297,7 @@ class _Steps:
         rows, law = (windows, self._rows_key), (gamma, *self._law_key)
         # A decision that cannot be captured looks for its numbers where the last call left them, and
         # leaves its result somewhere else each time.
-        captured = ("verify", *law) not in self._room.graphs.refused
+        captured = self._captures and self._law_of(gamma) not in self._room.graphs.refused
         draws = captured and self._chance.draws_beforehand  # a graph of nothing cannot be
         return {
             "random": [_Piece(("random", *law) if draws else None, partial(self._begin, gamma))],
@@ -297,14 +306,14 @@ class _Steps:
                 for slot in range(gamma)
             ],
             "target": [_Piece(("target", gamma, *rows), partial(self._score, gamma, windows))],
-            "verify": [_Piece(("verify", *law), partial(self._decide, gamma))],
+            "verify": [_Piece(self._law_of(gamma), partial(self._decide, gamma))],
             "commit": [
                 _Piece(("commit", *law) if captured else None, partial(self._commit, gamma))
             ],
         }
 
-    def prepare(self, phases: Mapping[Phase, list[_Piece]]) -> bool:
-        """Captures what is not captured yet; returns whether there was anything.
+    def prepare(self, gamma: int, phases: Mapping[Phase, list[_Piece]]) -> bool:
+        """Captures what is not captured yet of a step of γ drafts; returns whether there was anything.
 
         A piece runs before it is captured. That does no harm: it writes what the step itself will
         write again, except for the commit.
@@ -318,17 +327,15 @@ class _Steps:
         graphs.trim()
         state = self._slots.state()
         for phase, piece in pieces:
-            if phase == "random" and (piece.key is None or piece.key in graphs):
-                graphs.run(piece.key, piece.call)
-            elif piece.key is None:
-                continue
-            elif piece.key not in graphs:
+            if phase == "commit" and self._law_of(gamma) in graphs.refused:
+                break  # it is no graph either
+            if piece.key is None or piece.key in graphs:
+                graphs.run(piece.key, piece.call)  # the next piece works on this one's results
+            else:
                 graphs.add(
                     piece.key, piece.call, outlived=phase in ("random", "verify"),
                     may_refuse=phase == "verify",
                 )  # fmt: skip
-                if piece.key in graphs.refused:  # then the commit is no graph either
-                    break
         self._slots.restore(state)
         torch.cuda.synchronize()
         return True
@@ -336,7 +343,20 @@ class _Steps:
     def run(self, pieces: Iterable[_Piece]) -> None:
         """Replays, or does, these pieces."""
         for piece in pieces:
-            self._room.graphs.run(piece.key, piece.call)
+            self._room.graphs.run(piece.key if self._captures else None, piece.call)
+
+    def allocate(self) -> None:
+        """Takes the caches' memory, by a forward of one token that goes nowhere in each."""
+        room = self._room
+        nowhere = torch.full((room.size, 1), room.capacity, device=room.offered.device)
+        caches = [(self._target, room.target_cache)]
+        caches += [] if self._plain else [(self._draft, room.draft_cache)]
+        for model, cache in caches:
+            if not cache.allocated:
+                model.forward(
+                    torch.zeros_like(nowhere), nowhere, cache, [BUCKET] * room.size,
+                    attention=self._execution.attention,
+                )  # fmt: skip
 
     def prefill(self, rows: slice | None, width: int) -> None:
         """Feeds both models the first tokens of these slots' prompts, up to so many."""
@@ -353,6 +373,9 @@ class _Steps:
                     tokens, positions, cache, [rounded(end)] * count, keep=1, rows=rows,
                     attention=self._execution.attention,
                 )  # fmt: skip
+
+    def _law_of(self, gamma: int) -> Hashable:
+        return "verify", gamma, *self._law_key
 
     def _begin(self, gamma: int) -> object:
         self._chance.begin(gamma)
@@ -410,8 +433,7 @@ class _Steps:
         decoding, target = self._decoding, self._target
         raw = model.forward(
             tokens, positions, cache, windows, keep=keep, attention=self._execution.attention,
-            # Both caches must have their memory before anything is compiled around it.
-            compiled=self._execution.mode == COMPILED and cache.allocated,
+            compiled=self._execution.mode == COMPILED,
         )  # fmt: skip
         return process(
             raw.to(target.dtype), target.vocab_size, self._temperature, decoding.top_k, decoding.top_p,
@@ -423,10 +445,9 @@ class _Steps:
         capacity = self._room.capacity
         if self._execution.mode == COMPILED:  # every window would be compiled anew
             return (capacity,) * len(tokens)
-        if self._execution.attention == SPLIT:
-            bucket = SPLIT_BUCKET if self._captures else BUCKET
-            return tuple(min(rounded(max(held, 1), bucket), capacity) for held in tokens)
-        return (min(rounded(max(tokens)), capacity),) * len(tokens)
+        bucket = GRAPH_BUCKET if self._captures else BUCKET
+        own = tuple(min(rounded(max(held, 1), bucket), capacity) for held in tokens)
+        return own if self._execution.attention == SPLIT else (max(own),) * len(own)
 
     def _keep(self, name: Hashable, make: Callable[[], Any]) -> Any:
         """What belongs to the workspace, made when first asked for: captured graphs hold its memory."""

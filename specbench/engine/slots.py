@@ -133,7 +133,8 @@ class Slots:
 
     def commit(self, result: Verification, offered: Tensor) -> None:
         """Takes over a step's tokens, and writes the report that `report` reads."""
-        tokens, counts = result.tokens, result.num_accepted
+        # Another project's method may accept what was not offered: it is not taken.
+        tokens, counts = result.tokens, torch.minimum(result.num_accepted, offered)
         column = torch.arange(tokens.shape[1], device=tokens.device)
         emitted = (column <= counts[:, None]) & (tokens >= 0)
         ends = (self._is_end(tokens) & emitted).long()

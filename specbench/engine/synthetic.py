@@ -46,7 +46,8 @@ class SyntheticAcceptance:
         where = (seeds[:, None] * 40_503 + positions[:, None] + slot[:-1]) % THROWS
         kept = (self._throws[where] < self._rate) & (slot[:-1] < offered[:, None])
         accepted = kept.long().cumprod(1).sum(1)
-        added = result.tokens.gather(1, result.num_accepted[:, None]).clamp(min=0)
+        # −1 where there is none: rows of NaN are not made good by dice.
+        added = result.tokens.gather(1, result.num_accepted[:, None])
         drafts = torch.cat([draft_tokens, added], 1)
         tokens = torch.where(slot == accepted[:, None], added, drafts)
         return Verification(tokens.masked_fill(slot > accepted[:, None], -1), accepted)

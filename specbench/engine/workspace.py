@@ -21,8 +21,8 @@ MOST_GRAPHS = 512
 """Graphs that are kept; beyond them all are dropped. Each holds some megabytes of the device."""
 
 
-SPLIT_BUCKET = 256
-"""The same for graphs of SPLIT: every combination of the batch's windows is captured anew."""
+GRAPH_BUCKET = 128
+"""The same for graphs, of which every window, and with SPLIT every combination of them, is another."""
 
 
 def rounded(tokens: int, bucket: int = BUCKET) -> int:
@@ -128,6 +128,8 @@ class Graphs:
         call()
         try:
             graph = capture([lambda: held.append(call())], self._pools[outlived])
+        except torch.OutOfMemoryError:  # a RuntimeError too
+            raise
         except RuntimeError as error:
             if not may_refuse:
                 raise
@@ -141,6 +143,8 @@ class Graphs:
         """Drops all graphs if there are too many."""
         if len(self._graphs) > MOST_GRAPHS:
             self._graphs.clear()
+            # torch takes a pool all of whose graphs are gone for a broken one.
+            self._pools.clear()
 
     def run(self, key: Hashable | None, call: Callable[[], object]) -> None:
         """Replays the key's graph, or makes the call if there is none."""

@@ -115,6 +115,7 @@ MACHINE: list[pa.Field[Any]] = [
     pa.field("nvml_sm_clock_mhz", pa.list_(pa.float32())),
     # an equal share of the batch's; null if it is shorter than a second, or captures were in it
     pa.field("energy_j", pa.float64()),
+    # of the process: models, this case's caches and logits, and what its block of cases shares
     pa.field("peak_memory_bytes", _COUNT),
     # the batch's: 2 · parameters · tokens processed / batch_wall_s / peak; null: no peak is known
     pa.field("mfu", pa.float64()),

@@ -22,7 +22,16 @@ GROUP_KEY = [
 STEADY_REPEATS, STEADY_SPREAD = 3, 0.10
 """Fewer repeats, or a wider spread, and a figure is called unsteady."""
 
-_TEXTS = ["run_id", *CASE_KEY, "implementation", "device_name", "status", "error", "metric"]
+_TEXTS = [
+    "run_id",
+    "case_id",
+    *CASE_KEY,
+    "implementation",
+    "device_name",
+    "status",
+    "error",
+    "metric",
+]
 _NUMBERS = [
     *["new_tokens", "verify_steps", "drafted", "accepted", "wall_s", "verify_s"],
     *["start_s", "batch_wall_s", "host_gap_s", "mfu"],
@@ -145,7 +154,8 @@ def _batches(ok: Columns) -> _Batches:
     a batch took: as long as its longest sequence."""
     alone = np.isnan(ok["batch_index"])
     index = np.where(alone, -1.0 - np.arange(len(alone)), ok["batch_index"])
-    where = np.stack([np.nan_to_num(ok["repeat"], nan=-1.0), index])
+    case = pd.factorize(ok["case_id"])[0]
+    where = np.stack([np.nan_to_num(ok["repeat"], nan=-1.0), index, case])
     names, first, batch = np.unique(where, axis=1, return_index=True, return_inverse=True)
     of = batch.ravel()
     wall_s, tokens = np.zeros(names.shape[1]), np.zeros(names.shape[1])

@@ -157,9 +157,9 @@ def _within_lengths(
     """Ends each sequence at its own length, which FlashInfer takes to be γ.
 
     Nothing to do in the usual case, but only the host can leave it out, so it looks: except in a
-    graph capture, where lengths must be γ.
+    graph capture, which must do for all lengths to come.
     """
-    if torch.cuda.is_current_stream_capturing() or bool((step.lengths == step.gamma).all()):
+    if not torch.cuda.is_current_stream_capturing() and bool((step.lengths == step.gamma).all()):
         return accepted, token
     kept = torch.minimum(accepted, step.lengths)
     row = shared.stop_row(target_probs, kept)

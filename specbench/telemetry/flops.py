@@ -70,8 +70,8 @@ def model_flops_utilisation(
 ) -> float | None:
     """MFU = Σ 2 · parameters · tokens / seconds / peak, over the models; None without a peak.
 
-    Attention is left out, as is usual, and so is what is computed for nobody: padding, slots that
-    are empty, drafts past a sequence's end.
+    Attention is left out, as is usual, and so is what is computed for nobody: padding and slots that
+    are empty. Drafts that were not worth verifying count: the models did process them.
 
     Args:
         parameters_and_tokens: for each model, its parameters and the tokens that it processed.

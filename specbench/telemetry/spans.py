@@ -136,8 +136,9 @@ class SpanRecorder:
         self._spans.append(_Span(phase, begin, self._last))
 
     def finished(self, sequence: int) -> None:
-        """A sequence has its last token; the host has just read it."""
-        self._finished[sequence] = self._on_host()
+        """A sequence has its last token, with the step just marked: who end together end at one time."""
+        last = self._last or self._on_host()
+        self._finished[sequence] = _Point(last.host_s, None, len(self._spans))
 
     def spans(self) -> Spans:
         """What was recorded since `start`."""
