@@ -134,9 +134,9 @@ class TestDryRun:
     def test_shows_rare_axes_where_they_are_used(self, capsys, small, no_loading):
         main(["run", *small(), "--dry-run"])
         assert "attention" not in capsys.readouterr().out
-        main(["run", *small(attention="pad,split", execution="auto,eager"), "--dry-run"])
+        main(["run", *small(attention="pad,split"), "--dry-run"])
         out = capsys.readouterr().out
-        assert all(out.count(f" {name} ") == 8 for name in ("pad", "split", "auto", "eager"))
+        assert all(out.count(f" {name} ") == 4 for name in ("pad", "split"))
 
     def test_takes_each_new_option(self, capsys, small, no_loading):
         options = small(
