@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from specbench.engine.batch import Request
+from specbench.engine.decoding import COMPILED, EAGER, GRAPHS, Decoding, Execution
 from specbench.engine.model import CausalModel
-from specbench.engine.native import COMPILED, EAGER, GRAPHS, Decoding, Execution, NativeEngine
+from specbench.engine.native import NativeEngine
 from specbench.pairs import get_pair, load_pair
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method

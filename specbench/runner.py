@@ -20,8 +20,9 @@ import torch
 
 from specbench.cuda.requirements import check_cooperative_launch, require
 from specbench.engine.batch import Generation, Request
+from specbench.engine.decoding import Decoding, Execution
 from specbench.engine.model import CausalModel
-from specbench.engine.native import Decoding, Execution, NativeEngine
+from specbench.engine.native import NativeEngine
 from specbench.errors import InputError, MachineError
 from specbench.memory import check_fits
 from specbench.pairs import Pair, PairSpec, check_available, get_pair, load_pair

@@ -16,8 +16,9 @@ from specbench.architectures import (
     dummy_model,
 )
 from specbench.engine.batch import Request
+from specbench.engine.decoding import Decoding, Execution
 from specbench.engine.model import CausalModel
-from specbench.engine.native import Decoding, Execution, NativeEngine
+from specbench.engine.native import NativeEngine
 from specbench.errors import InputError
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from specbench import runner
 from specbench.engine.batch import Generation, Request
+from specbench.engine.decoding import Decoding
 from specbench.engine.model import CausalModel
-from specbench.engine.native import Decoding, NativeEngine
+from specbench.engine.native import NativeEngine
 from specbench.errors import InputError, MachineError
 from specbench.pairs import get_pair, load_pair
 from specbench.report.reader import read_run

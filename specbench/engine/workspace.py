@@ -14,15 +14,13 @@ from specbench.engine.slots import Slots
 
 BUCKET = 64
 """Attention reads the cache up to the sequence's length, rounded up to this many slots."""
+GRAPH_BUCKET = 128
+"""The same for graphs, of which every window, and with SPLIT every combination of them, is another."""
 PREFILL_TOKENS = 8192
 """Prompts are fed in pieces of so many tokens of all sequences together: enough to keep any GPU busy, and
 what a forward holds besides does not grow with the batch."""
 MOST_GRAPHS = 512
 """Graphs that are kept; beyond them all are dropped. Each holds some megabytes of the device."""
-
-
-GRAPH_BUCKET = 128
-"""The same for graphs, of which every window, and with SPLIT every combination of them, is another."""
 
 
 def rounded(tokens: int, bucket: int = BUCKET) -> int:

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 WARM_CALLS = 32
 """Calls of the one warm set in a graph; of cold sets there is one call of each."""
 PROFILED_CALLS = 20
-HOST_CALLS = {"cuda": 100, "torch": 10}
+HOST_CALLS = {"cuda": 50, "torch": 5}
 """Calls that a host time is the mean of, by implementation: torch operations are dozens of launches
 each, and the driver queues some 1,000 before it makes the host wait."""
 

@@ -5,8 +5,9 @@ import torch
 
 from specbench.engine.attention import PAD, SPLIT, attend_padded, attend_split
 from specbench.engine.batch import Request
+from specbench.engine.decoding import Decoding, Execution
 from specbench.engine.model import CausalModel
-from specbench.engine.native import Decoding, Execution, NativeEngine
+from specbench.engine.native import NativeEngine
 from specbench.engine.synthetic import SyntheticAcceptance
 from specbench.errors import InputError
 from specbench.sampling.policy import make_policy

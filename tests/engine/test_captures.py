@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from specbench.engine import chance, workspace
 from specbench.engine.attention import PAD, SPLIT
 from specbench.engine.batch import Request
-from specbench.engine.native import EAGER, GRAPHS, Decoding, Execution, NativeEngine
+from specbench.engine.decoding import EAGER, GRAPHS, Decoding, Execution
+from specbench.engine.native import NativeEngine
 from specbench.engine.observer import Silent
 from specbench.sampling import draft as drafting
 from specbench.sampling import verifier

@@ -6,7 +6,8 @@ import torch
 from specbench.engine import chance
 from specbench.engine.batch import Request
 from specbench.engine.chance import GpuSampler, Tools
-from specbench.engine.native import Decoding, NativeEngine
+from specbench.engine.decoding import Decoding
+from specbench.engine.native import NativeEngine
 from specbench.sampling import draft as drafting
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from specbench.engine.batch import Request
+from specbench.engine.decoding import Decoding
 from specbench.engine.model import CausalModel
-from specbench.engine.native import Decoding, NativeEngine
+from specbench.engine.native import NativeEngine
 from specbench.errors import InputError
 from specbench.sampling.check import chi_square
 from specbench.sampling.policy import make_policy

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from specbench.engine.batch import Request
+from specbench.engine.decoding import Decoding
 from specbench.engine.model import CausalModel
-from specbench.engine.native import Decoding, NativeEngine
+from specbench.engine.native import NativeEngine
 from specbench.engine.observer import Silent
 from specbench.pairs import get_pair, load_pair
 from specbench.sampling.policy import make_policy

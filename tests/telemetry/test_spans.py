@@ -290,8 +290,9 @@ def test_the_engine_tells_everything_in_order():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from specbench.engine.batch import Request
+    from specbench.engine.decoding import Decoding
     from specbench.engine.model import CausalModel
-    from specbench.engine.native import Decoding, NativeEngine
+    from specbench.engine.native import NativeEngine
     from specbench.sampling.policy import make_policy
     from specbench.sampling.registry import get_method
 

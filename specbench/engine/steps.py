@@ -1,0 +1,246 @@
+"""The pieces of a step, as calls or as CUDA graphs.
+
+A piece reads and writes static memory (`workspace`) and nothing of the host's but γ and how much of the
+cache must be read. So it can be captured once for each γ and window, and replayed in every later step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specbench.engine.attention import SPLIT
+from specbench.engine.cache import RaggedCache
+from specbench.engine.chance import Chance, Sampler, Tools
+from specbench.engine.decoding import COMPILED, EAGER, Decoding, Execution
+from specbench.engine.model import CausalModel
+from specbench.engine.observer import Phase
+from specbench.engine.synthetic import SyntheticAcceptance
+from specbench.engine.workspace import BUCKET, GRAPH_BUCKET, Workspace, prefill_width, rounded
+from specbench.sampling.processing import process
+from specbench.sampling.registry import Method
+from specbench.sampling.verifier import Verification
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a step. `key` says all that its call depends on but the memory it works in; None for what
+    the host does alone."""
+
+    key: Hashable | None
+    call: Callable[[], object]
+
+
+class Steps:
+    """The steps of one generation, in pieces."""
+
+    def __init__(
+        self,
+        target: CausalModel,
+        draft: CausalModel,
+        tools: Tools,
+        room: Workspace,
+        method: Method,
+        most_drafts: int,
+        decoding: Decoding,
+        execution: Execution,
+    ) -> None:
+        self._target, self._draft = target, draft
+        self._room, self._slots, self._execution = room, room.slots, execution
+        self._decoding, self._plain = decoding, most_drafts == 0
+        self._captures = execution.mode != EAGER
+        # What both models' rows depend on, and what the decision depends on besides.
+        self._rows_key = (
+            execution.mode, execution.attention, decoding.temperature, decoding.top_k, decoding.top_p,
+        )  # fmt: skip
+        self._law_key = (
+            method, decoding.sigmoid_range, decoding.temperature, self._plain,
+            execution.synthetic_acceptance,
+        )  # fmt: skip
+        warmth = decoding.temperature
+        self._temperature: Tensor = self._keep(
+            ("temperature", warmth),
+            lambda: torch.full((room.size,), warmth, device=room.offered.device),
+        )
+        self._sampler: Sampler = self._keep(
+            ("sampler", warmth, self._plain),
+            lambda: tools.sampler(room.slots, max(room.most_drafts, 1), warmth),
+        )
+        self._chance: Chance = self._keep(
+            ("chance", *self._law_key),
+            lambda: Chance(
+                tools, method, room.slots, self._sampler, warmth, decoding.sigmoid_range,
+                plain=self._plain,
+            ),
+        )  # fmt: skip
+        rate = execution.synthetic_acceptance
+        self._dice = None if rate is None else SyntheticAcceptance(rate, room.offered.device)
+        self._results: dict[int, Verification] = self._keep(("results", *self._law_key), dict)
+
+    def of(self, gamma: int, held: Sequence[int]) -> dict[Phase, list[Piece]]:
+        """A step of γ drafts, for slots that hold so many tokens (0: empty)."""
+        windows = self._windows([tokens + gamma for tokens in held])
+        rows, law = (windows, self._rows_key), (gamma, *self._law_key)
+        # A decision that cannot be captured looks for its numbers where the last call left them, and
+        # leaves its result somewhere else each time.
+        captured = self._captures and self._law_of(gamma) not in self._room.graphs.refused
+        draws = captured and self._chance.draws_beforehand  # a graph of nothing cannot be
+        return {
+            "random": [Piece(("random", *law) if draws else None, partial(self._begin, gamma))],
+            "draft": [
+                Piece(("draft", slot, *rows), partial(self._draft_one, slot, windows))
+                for slot in range(gamma)
+            ],
+            "target": [Piece(("target", gamma, *rows), partial(self._score, gamma, windows))],
+            "verify": [Piece(self._law_of(gamma), partial(self._decide, gamma))],
+            "commit": [Piece(("commit", *law) if captured else None, partial(self._commit, gamma))],
+        }
+
+    def prepare(self, gamma: int, phases: Mapping[Phase, list[Piece]]) -> bool:
+        """Captures what is not captured yet of a step of γ drafts; returns whether there was anything.
+
+        A piece runs before it is captured. That does no harm: it writes what the step itself will
+        write again, except for the commit.
+        """
+        graphs = self._room.graphs
+        pieces = [(phase, piece) for phase, some in phases.items() for piece in some]
+        if not self._captures or all(
+            piece.key is None or piece.key in graphs for _, piece in pieces
+        ):
+            return False
+        graphs.trim()
+        state = self._slots.state()
+        for phase, piece in pieces:
+            if phase == "commit" and self._law_of(gamma) in graphs.refused:
+                break  # it is no graph either
+            if piece.key is None or piece.key in graphs:
+                graphs.run(piece.key, piece.call)  # the next piece works on this one's results
+            else:
+                graphs.add(
+                    piece.key, piece.call, outlived=phase in ("random", "verify"),
+                    may_refuse=phase == "verify",
+                )  # fmt: skip
+        self._slots.restore(state)
+        torch.cuda.synchronize()
+        return True
+
+    def run(self, pieces: Iterable[Piece]) -> None:
+        """Replays, or does, these pieces."""
+        for piece in pieces:
+            self._room.graphs.run(piece.key if self._captures else None, piece.call)
+
+    def allocate(self) -> None:
+        """Takes the caches' memory, by a forward of one token that goes nowhere in each."""
+        room = self._room
+        nowhere = torch.full((room.size, 1), room.capacity, device=room.offered.device)
+        caches = [(self._target, room.target_cache)]
+        caches += [] if self._plain else [(self._draft, room.draft_cache)]
+        for model, cache in caches:
+            if not cache.allocated:
+                model.forward(
+                    torch.zeros_like(nowhere), nowhere, cache, [BUCKET] * room.size,
+                    attention=self._execution.attention,
+                )  # fmt: skip
+
+    def prefill(self, rows: slice | None, width: int) -> None:
+        """Feeds both models the first tokens of these slots' prompts, up to so many."""
+        slots, room = self._slots, self._room
+        count = room.size if rows is None else rows.stop - rows.start
+        chunk = prefill_width(count)
+        models = [(self._target, room.target_cache)]
+        models += [] if self._plain else [(self._draft, room.draft_cache)]
+        for start in range(0, width, chunk):
+            end = min(start + chunk, width)
+            tokens, positions = slots.feed(start, end - start, until=slots.lengths - 1, rows=rows)
+            for model, cache in models:
+                model.forward(
+                    tokens, positions, cache, [rounded(end)] * count, keep=1, rows=rows,
+                    attention=self._execution.attention,
+                )  # fmt: skip
+
+    def _law_of(self, gamma: int) -> Hashable:
+        return "verify", gamma, *self._law_key
+
+    def _begin(self, gamma: int) -> object:
+        self._chance.begin(gamma)
+        return self._chance.in_use()
+
+    def _draft_one(self, slot: int, windows: Sequence[int]) -> None:
+        """One more token of each sequence, and the row it is drawn from."""
+        if slot == 0:
+            tokens, positions = self._slots.feed(self._slots.lengths - 2, 2)
+        else:
+            tokens = self._chance.drafts(slot)[:, -1:]
+            positions = self._slots.positions(slot - 1)[:, None]
+        row = self._room.draft_logits[:, slot]
+        raw = self._forward(self._draft, tokens, positions, self._room.draft_cache, windows, keep=1)
+        row.copy_(raw[:, 0])
+        self._chance.draft(row, slot)
+
+    def _score(self, gamma: int, windows: Sequence[int]) -> None:
+        """The target's rows after the last token and after each draft."""
+        slots, drafts = self._slots, self._chance.drafts(gamma)
+        self._room.offered.copy_(slots.worth_verifying(drafts))
+        last, first = slots.feed(slots.lengths - 1, 1)
+        tokens = torch.cat([last, drafts], 1)
+        positions = torch.cat([first, *(slots.positions(i)[:, None] for i in range(gamma))], 1)
+        raw = self._forward(self._target, tokens, positions, self._room.target_cache, windows)
+        self._room.target_logits[:, : gamma + 1].copy_(raw)
+
+    def _decide(self, gamma: int) -> object:
+        room = self._room
+        result = self._chance.decide(
+            room.target_logits[:, : gamma + 1], room.draft_logits[:, :gamma], room.offered
+        )
+        self._results[gamma] = result
+        return result, self._chance.in_use()
+
+    def _commit(self, gamma: int) -> object:
+        """Dice, which are no method's, are thrown here, lest they count as verification."""
+        result, offered, slots = self._results[gamma], self._room.offered, self._slots
+        if self._dice is not None and gamma:
+            drafts = self._chance.drafts(gamma)
+            result = self._dice.overrule(result, drafts, offered, slots.seeds, slots.lengths)
+        slots.commit(result, offered)
+        return self._dice
+
+    def _forward(
+        self,
+        model: CausalModel,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: RaggedCache,
+        windows: Sequence[int],
+        keep: int = 0,
+    ) -> Tensor:
+        """The one place where either model's logits become what is sampled from and verified."""
+        decoding, target = self._decoding, self._target
+        raw = model.forward(
+            tokens, positions, cache, windows, keep=keep, attention=self._execution.attention,
+            compiled=self._execution.mode == COMPILED,
+        )  # fmt: skip
+        return process(
+            raw.to(target.dtype), target.vocab_size, self._temperature, decoding.top_k, decoding.top_p,
+            shared=min(target.vocab_size, self._draft.vocab_size),
+        )  # fmt: skip
+
+    def _windows(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The slots of the cache that each sequence's attention reads."""
+        capacity = self._room.capacity
+        if self._execution.mode == COMPILED:  # every window would be compiled anew
+            return (capacity,) * len(tokens)
+        bucket = GRAPH_BUCKET if self._captures else BUCKET
+        own = tuple(min(rounded(max(held, 1), bucket), capacity) for held in tokens)
+        return own if self._execution.attention == SPLIT else (max(own),) * len(own)
+
+    def _keep(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        """What belongs to the workspace, made when first asked for: captured graphs hold its memory."""
+        kept = self._room.kept
+        if name not in kept:
+            kept[name] = make()
+        return kept[name]
