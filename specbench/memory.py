@@ -2,9 +2,9 @@
 gigabytes are loaded for it.
 
 Weights, caches and logits are exact. What a forward holds besides is an estimate that met the peak of
-`torch.cuda.max_memory_allocated` within 1 % in eight runs on an H100 (results/reference/bass-h100 and
-attention-h100, 16.7 to 59.4 GB; there prompts were fed at once). The allocator's own waste and what
-captured graphs hold come on top, so a case that passes may still run out.
+`torch.cuda.max_memory_allocated` within 1.2 % in twelve cases on an H100 (bass-h100, attention-h100 and
+engine-vs-transformers-h100 in results/reference, 16.7 to 59.4 GB; there prompts were fed at once). The
+allocator's own waste comes on top, so a case that passes may still run out.
 """
 
 from __future__ import annotations

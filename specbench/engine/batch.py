@@ -76,7 +76,6 @@ class Batch:
     """
 
     def __init__(self, requests: Sequence[Request], max_new_tokens: int, slots: Slots) -> None:
-        check_requests(requests)
         self.steps = 0
         self.held = [0] * slots.size
         self._requests, self._max_new_tokens, self._slots = requests, max_new_tokens, slots

@@ -117,15 +117,8 @@ class NativeEngine:
             room.slots.clear()
             room.clear()
             steps = Steps(
-                self.target,
-                self.draft,
-                self._tools,
-                room,
-                method,
-                policy.limit,
-                decoding,
-                execution,
-            )
+                self.target, self.draft, self._tools, room, method, policy.limit, decoding, execution
+            )  # fmt: skip
             steps.allocate()
             watch.start()
             return self._decode(requests, room, steps, policy, decoding, watch)
@@ -173,9 +166,9 @@ class NativeEngine:
         for sequence in seated.values():
             watch.admitted(sequence)
         watch.ready()
-        if len(seated) == room.size:
+        if batch.steps == 0:  # nothing was left here: the workspace has just been cleared
             steps.prefill(None, max(batch.held) - 1)
-        else:  # the others wait meanwhile
+        else:  # one by one, and the others wait meanwhile
             for slot in seated:
                 rows = slice(slot, slot + 1)
                 room.clear(rows)
