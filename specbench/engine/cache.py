@@ -26,6 +26,8 @@ class RaggedCache(Cache):  # type: ignore[misc]
         self.positions: Tensor
         self.window = 0
         self.rows: slice | None = None
+        self.is_placed = False
+        """Whether the attentions write for themselves (`compiled`)."""
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
@@ -64,16 +66,21 @@ class RaggedCache(Cache):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Writes one layer's (B, H, T, D) keys and values and returns all up to the window."""
+        if self.is_placed:
+            return key_states, value_states
         if layer_idx == len(self._keys):
             self._keys.append(self._empty(key_states))
             self._values.append(self._empty(value_states))
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         if self.rows is not None:
             keys, values = keys[self.rows], values[self.rows]
-        slots = self.positions[:, None, :, None]
-        keys.scatter_(2, slots.expand_as(key_states), key_states)
-        values.scatter_(2, slots.expand_as(value_states), value_states)
+        write(keys, self.positions, key_states)
+        write(values, self.positions, value_states)
         return keys[:, :, : self.window], values[:, :, : self.window]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, (B, H, capacity + 1, D) each, once memory is taken."""
+        return self._keys[index], self._values[index]
 
     def clear(self, rows: slice = slice(None)) -> None:
         """Zeroes what these sequences left: the mask hides their keys, but not if they hold a NaN."""
@@ -87,3 +94,12 @@ class RaggedCache(Cache):  # type: ignore[misc]
     def _empty(self, states: Tensor) -> Tensor:
         _, heads, _, width = states.shape
         return states.new_zeros(self._size, heads, self.capacity + 1, width)
+
+
+def write(memory: Tensor, positions: Tensor, states: Tensor) -> None:
+    """Puts (B, H, T, D) states at their (B, T) positions of (B, H, capacity + 1, D) memory.
+
+    By index: of a scatter, torch.compile makes a copy of the whole memory.
+    """
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
+    memory[rows, :, positions] = states.transpose(1, 2)

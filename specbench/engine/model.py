@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specbench.engine.attention import PAD, SPLIT, WINDOWS, implementation
 from specbench.engine.cache import RaggedCache
+from specbench.engine.compiled import CompiledModel
 from specbench.errors import InputError
 
 
@@ -31,7 +32,7 @@ class CausalModel:
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.parameters = int(model.num_parameters())
         self.max_positions = _longest_context(model.config)
-        self._compiled: Any = None
+        self._compiled: CompiledModel | None = None
 
     @torch.no_grad()
     def forward(
@@ -90,11 +91,9 @@ class CausalModel:
         if self.model.config._attn_implementation != name:
             self.model.set_attn_implementation(name)
 
-    def _compile(self) -> Any:
+    def _compile(self) -> CompiledModel:
         if self._compiled is None:
-            # A step of each γ is a shape of its own; torch gives up after eight by default.
-            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-            self._compiled = torch.compile(self.model.forward)
+            self._compiled = CompiledModel(self.model)
         return self._compiled
 
 

@@ -1,0 +1,125 @@
+"""A transformers model through torch.compile, one layer at a time.
+
+A model's layers are alike but for their weights, so they share their compiled code: 32 of them take the
+time of one, where the model as a whole takes half a minute for every shape. What would tell them apart is
+their number, by which a cache finds a layer's keys; so here every attention carries its own keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from specbench.engine.cache import RaggedCache, write
+
+MOST_SHAPES = 1024
+"""Shapes of a layer that may be compiled: one for each batch size and capacity, and another for its steps
+of one token. torch gives up after eight by default."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an attention of a compiled layer writes, and how far it reads.
+
+    Attributes:
+        keys, values: (B, H, capacity + 1, D), the layer's own.
+        positions: (B, T) int64.
+        window: slots that are read.
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    window: int
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes (B, H, T, D) and returns all up to the window."""
+        write(self.keys, self.positions, keys)
+        write(self.values, self.positions, values)
+        return self.keys[:, :, : self.window], self.values[:, :, : self.window]
+
+
+class CompiledModel:
+    """Calls a model with its layers, and the parts beside them, compiled.
+
+    The tokens of a step may differ in number without being compiled anew: γ does.
+
+    Args:
+        model: of transformers, whose attention is the engine's (`attention`).
+    """
+
+    def __init__(self, model: Any) -> None:
+        config = torch._dynamo.config
+        config.recompile_limit = max(MOST_SHAPES, config.recompile_limit)
+        config.accumulated_recompile_limit = max(MOST_SHAPES, config.accumulated_recompile_limit)
+        self._model = model
+        self._parts = [(part, self._compiled(part.forward)) for part in _parts(model)]
+        # An older architecture has its own attention, which asks the cache for its keys by number.
+        has_ours = getattr(model, "_supports_attention_backend", False)
+        self._attentions = [
+            one for one in model.modules() if hasattr(one, "layer_idx") and has_ours
+        ]
+        self._tokens = 0
+
+    def __call__(self, *, past_key_values: RaggedCache, **inputs: Any) -> Any:
+        """The model's output for these inputs, after a forward that took the cache's memory."""
+        self._tokens = inputs["input_ids"].shape[1]
+        with self._in_place(past_key_values):
+            return self._model(past_key_values=past_key_values, **inputs)
+
+    def _compiled(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = torch.compile(forward, dynamic=False)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for value in (*args, *kwargs.values()):
+                for one in value if isinstance(value, tuple) else (value,):
+                    self._vary(one)
+            return compiled(*args, **kwargs)
+
+        return call
+
+    def _vary(self, value: object) -> None:
+        """Tells torch which dimensions of a tensor count the step's tokens."""
+        if isinstance(value, Tensor) and self._tokens > 1:
+            for dim, size in enumerate(value.shape):
+                if dim > 0 and size == self._tokens:
+                    torch._dynamo.maybe_mark_dynamic(value, dim)
+
+    @contextmanager
+    def _in_place(self, cache: RaggedCache) -> Iterator[None]:
+        self._vary(cache.positions)
+        for one in self._attentions:
+            keys, values = cache.layer(one.layer_idx)
+            one.specbench_place = Place(keys, values, cache.positions, cache.window)
+        cache.is_placed = bool(self._attentions)
+        for part, compiled in self._parts:
+            part.forward = compiled
+        try:
+            yield
+        finally:
+            for part, _ in self._parts:
+                del part.forward
+            cache.is_placed = False
+            for one in self._attentions:
+                del one.specbench_place
+
+
+def _parts(model: nn.Module) -> list[nn.Module]:
+    """The layers, and what stands beside them: norms and rotary embeddings."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    parts: list[nn.Module] = []
+    for parent in model.modules():
+        lists = [child for child in parent.children() if isinstance(child, nn.ModuleList)]
+        layers = [layer for child in lists for layer in child if type(layer).__name__ in names]
+        if layers:
+            beside = [
+                child for child in parent.children()
+                if not isinstance(child, nn.ModuleList | nn.Embedding)
+            ]  # fmt: skip
+            parts += layers + beside
+    return parts
