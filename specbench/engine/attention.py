@@ -116,7 +116,8 @@ def _attend(
     """torch's attention over heads that share keys, in the layout that it is fastest in."""
     batch, heads, length, width = query.shape
     groups = heads // key.shape[1]
-    if length <= FEW_QUERIES and width <= WIDEST and query.dtype in HALF and _by_cudnn(query):
+    is_half = query.dtype in HALF
+    if _is_by_cudnn(query.device) and is_half and width <= WIDEST and length <= FEW_QUERIES:
         # Each query becomes a head of its own, of which cuDNN cuts the keys into parts.
         query = query.reshape(batch, heads * length, 1, width)
         if length > 1:
@@ -134,11 +135,8 @@ def _attend(
     return out.reshape(batch, heads, length, value.shape[-1]).transpose(1, 2).contiguous()
 
 
-def _by_cudnn(query: Tensor) -> bool:
-    """Whether torch prefers cuDNN's attention there: Hopper and later."""
-    return query.is_cuda and _capability(query.device) >= (9, 0)
-
-
+# Asked of a compiler's trace too, which takes a bool for a constant, but not what it is made of.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+def _is_by_cudnn(device: torch.device) -> bool:
+    """Whether torch prefers cuDNN's attention on the device: Hopper and later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

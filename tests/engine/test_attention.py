@@ -48,7 +48,7 @@ def draw(shape, dtype, device):
 @pytest.mark.parametrize("one_query_a_head", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_attention(shape, one_query_a_head, scaling, monkeypatch):
-    monkeypatch.setattr(attention, "_by_cudnn", lambda query: one_query_a_head)
+    monkeypatch.setattr(attention, "_is_by_cudnn", lambda device: one_query_a_head)
     monkeypatch.setattr(attention, "HALF", (torch.float64,))
     query, key, value, mask, positions = draw(shape, torch.float64, "cpu")
     out, _ = attention.attend_padded(None, query, key, value, mask, scaling)
