@@ -454,7 +454,7 @@ class _PairRun:
         if case.load_format == "dummy" or case.synthetic_acceptance is not None:
             return None
         try:
-            return self.engine.log_probability(request.prompt, generation.tokens)
+            return self.engine.log_probability(request, generation.tokens)
         except torch.OutOfMemoryError:  # what was measured stands
             return None
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from specbench.engine.slots import BROKEN, EOS, LENGTH, Report, Slots
 from specbench.errors import InputError
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, at least one token, and the seed of its sequence."""
+    """A prompt, at least one token, the seed of its sequence, and what a speech model is to hear.
+
+    `features` are (mel bins, frames of audio) in float32; None for a text model.
+    """
 
     prompt: tuple[int, ...]
     seed: int = 0
+    features: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -95,6 +101,11 @@ class Batch:
             if sequence is None and self._waiting:
                 seated[slot] = self._seat(slot, self._waiting.pop())
         return seated
+
+    def features(self, slot: int) -> Tensor | None:
+        """What the sequence in the slot is to hear."""
+        sequence = self._seated[slot]
+        return None if sequence is None else self._requests[sequence].features
 
     def most_drafts(self) -> int:
         """The most drafts that any running sequence can use: one token of its limit is the verifier's."""

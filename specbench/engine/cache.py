@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+BUCKET = 64
+"""Attention reads the cache up to the sequence's length, rounded up to this many slots."""
+
 
 class RaggedCache(Cache):  # type: ignore[misc]
     """Keys and values of fixed capacity, written at the positions of each sequence's own tokens.
@@ -22,7 +25,7 @@ class RaggedCache(Cache):  # type: ignore[misc]
 
     def __init__(self, size: int, capacity: int) -> None:
         super().__init__(layers=[])
-        self._size, self.capacity = size, capacity
+        self.size, self.capacity = size, capacity
         self.positions: Tensor
         self.window = 0
         self.rows: slice | None = None
@@ -93,7 +96,7 @@ class RaggedCache(Cache):  # type: ignore[misc]
 
     def _empty(self, states: Tensor) -> Tensor:
         _, heads, _, width = states.shape
-        return states.new_zeros(self._size, heads, self.capacity + 1, width)
+        return states.new_zeros(self.size, heads, self.capacity + 1, width)
 
 
 def write(memory: Tensor, positions: Tensor, states: Tensor) -> None:

@@ -50,27 +50,28 @@ class CompiledModel:
     The tokens of a step may differ in number without being compiled anew: γ does.
 
     Args:
-        model: of transformers, whose attention is the engine's (`attention`).
+        model: of transformers.
+        has_our_attention: or its own, which asks the cache for its keys by number.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, has_our_attention: bool) -> None:
         config = torch._dynamo.config
         config.recompile_limit = max(MOST_SHAPES, config.recompile_limit)
         config.accumulated_recompile_limit = max(MOST_SHAPES, config.accumulated_recompile_limit)
         self._model = model
         self._parts = [(part, self._compiled(part.forward)) for part in _parts(model)]
-        # An older architecture has its own attention, which asks the cache for its keys by number.
-        has_ours = getattr(model, "_supports_attention_backend", False)
         self._attentions = [
-            one for one in model.modules() if hasattr(one, "layer_idx") and has_ours
-        ]
+            one for one in model.modules()
+            # What attends to an encoder's output has nothing to write.
+            if has_our_attention and hasattr(one, "layer_idx") and getattr(one, "is_causal", True)
+        ]  # fmt: skip
         self._tokens = 0
 
-    def __call__(self, *, past_key_values: RaggedCache, **inputs: Any) -> Any:
+    def __call__(self, cache: RaggedCache, **inputs: Any) -> Any:
         """The model's output for these inputs, after a forward that took the cache's memory."""
         self._tokens = inputs["input_ids"].shape[1]
-        with self._in_place(past_key_values):
-            return self._model(past_key_values=past_key_values, **inputs)
+        with self._in_place(cache):
+            return self._model(**inputs)
 
     def _compiled(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         compiled = torch.compile(forward, dynamic=False)

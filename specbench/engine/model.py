@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from specbench.engine.attention import PAD, SPLIT, WINDOWS, implementation
-from specbench.engine.cache import RaggedCache
+from specbench.engine.cache import BUCKET, RaggedCache
 from specbench.engine.compiled import CompiledModel
 from specbench.errors import InputError
 
@@ -32,7 +33,19 @@ class CausalModel:
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.parameters = int(model.num_parameters())
         self.max_positions = _longest_context(model.config)
+        # An older architecture has its own attention, which adds the mask as it should.
+        self.has_our_attention = bool(getattr(model, "_supports_attention_backend", True))
         self._compiled: CompiledModel | None = None
+
+    def new_cache(self, size: int, capacity: int) -> RaggedCache:
+        """For so many sequences of so many tokens."""
+        return RaggedCache(size, capacity)
+
+    def allocate(self, cache: RaggedCache, attention: str = PAD) -> None:
+        """Takes the cache's memory, by a forward of one token that goes nowhere."""
+        nowhere = torch.full((cache.size, 1), cache.capacity, device=self.device)
+        windows = [min(BUCKET, cache.capacity)] * cache.size
+        self.forward(torch.zeros_like(nowhere), nowhere, cache, windows, attention=attention)
 
     @torch.no_grad()
     def forward(
@@ -66,21 +79,25 @@ class CausalModel:
         # Nowhere is a slot of the cache, not a position: learned positions end before it.
         places = positions.masked_fill(positions == cache.capacity, 0)
         self._attend_by(attention)
-        out = (self._compile() if compiled else self.model)(
+        more = {WINDOWS: tuple(windows)} if attention == SPLIT else {}
+        return self._logits(
+            cache,
+            keep,
+            compiled,
             input_ids=tokens,
             attention_mask=mask,
             position_ids=places,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=keep,
-            **({WINDOWS: tuple(windows)} if attention == SPLIT else {}),
+            **more,
         )
+
+    def _logits(self, cache: RaggedCache, keep: int, compiled: bool, **inputs: Any) -> Tensor:
+        call = self._compiled_model(self.model, cache) if compiled else self.model
+        out = call(past_key_values=cache, use_cache=True, logits_to_keep=keep, **inputs)
         logits: Tensor = out.logits
         return logits
 
     def _attend_by(self, attention: str) -> None:
-        if not getattr(self.model, "_supports_attention_backend", True):
-            # An older architecture, whose own attention adds the mask as it should.
+        if not self.has_our_attention:
             if attention != PAD:
                 raise InputError(
                     f"{type(self.model).__name__} has its own attention, which cannot be {attention}",
@@ -91,10 +108,10 @@ class CausalModel:
         if self.model.config._attn_implementation != name:
             self.model.set_attn_implementation(name)
 
-    def _compile(self) -> CompiledModel:
+    def _compiled_model(self, model: Any, cache: RaggedCache) -> Callable[..., Any]:
         if self._compiled is None:
-            self._compiled = CompiledModel(self.model)
-        return self._compiled
+            self._compiled = CompiledModel(model, self.has_our_attention)
+        return partial(self._compiled, cache)
 
 
 def _longest_context(config: Any) -> int | None:
@@ -108,6 +125,7 @@ def _longest_context(config: Any) -> int | None:
     is_local = "local" in (getattr(config, "attention_layers", None) or ())  # GPT-Neo
     limits = [
         getattr(config, "max_position_embeddings", None),
+        getattr(config, "max_target_positions", None),  # a speech model's decoder
         getattr(config, "sliding_window", None) if slides else None,
         getattr(config, "window_size", None) if is_local else None,
     ]

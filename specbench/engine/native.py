@@ -23,12 +23,13 @@ from collections.abc import Sequence
 import torch
 
 from specbench.engine.batch import Batch, Generation, Request, check_requests
-from specbench.engine.cache import RaggedCache
 from specbench.engine.chance import Tools
 from specbench.engine.decoding import PLAIN, Decoding, Execution
 from specbench.engine.model import CausalModel
 from specbench.engine.observer import Observer, Silent
+from specbench.engine.speech import SpeechModel
 from specbench.engine.steps import Steps
+from specbench.engine.suppression import Suppression
 from specbench.engine.workspace import Workspace, rounded
 from specbench.sampling.policy import GammaPolicy
 from specbench.sampling.registry import Method
@@ -40,17 +41,27 @@ class NativeEngine:
     Args:
         target, draft: on one device.
         eos_tokens: ids that end a sequence.
+        suppressed: ids that are never said, and ids that are not said first.
     """
 
     name = "native"
 
-    def __init__(self, target: CausalModel, draft: CausalModel, eos_tokens: Sequence[int]) -> None:
+    def __init__(
+        self,
+        target: CausalModel,
+        draft: CausalModel,
+        eos_tokens: Sequence[int],
+        suppressed: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    ) -> None:
         self.target, self.draft = target, draft
         self.eos_tokens = tuple(eos_tokens)
         contexts = [model.max_positions for model in (target, draft)]
         self.max_positions = min((limit for limit in contexts if limit), default=None)
         """Tokens a sequence may hold: what both models can take; None if neither says."""
         self._tools = Tools(target.vocab_size, target.dtype, target.device)
+        self._suppression = (
+            Suppression(*suppressed, target.vocab_size, target.device) if any(suppressed) else None
+        )
         self._workspace: Workspace | None = None
 
     def reserve(self, size: int, tokens: int, most_drafts: int) -> Workspace:
@@ -63,7 +74,9 @@ class NativeEngine:
         """
         if self._workspace is None or not self._workspace.fits(size, tokens, most_drafts):
             self.release()
-            self._workspace = Workspace(self.target, size, tokens, most_drafts, self.eos_tokens)
+            self._workspace = Workspace(
+                self.target, self.draft, size, tokens, most_drafts, self.eos_tokens
+            )
         return self._workspace
 
     @property
@@ -117,7 +130,8 @@ class NativeEngine:
             room.slots.clear()
             room.clear()
             steps = Steps(
-                self.target, self.draft, self._tools, room, method, policy.limit, decoding, execution
+                self.target, self.draft, self._tools, room, method, policy.limit, decoding, execution,
+                self._suppression,
             )  # fmt: skip
             steps.allocate()
             watch.start()
@@ -166,6 +180,9 @@ class NativeEngine:
         for sequence in seated.values():
             watch.admitted(sequence)
         watch.ready()
+        for slot in seated:  # one by one, since an encoder has enough to do with one
+            if (features := batch.features(slot)) is not None:
+                steps.hear(slice(slot, slot + 1), features[None])
         if batch.steps == 0:  # nothing was left here: the workspace has just been cleared
             steps.prefill(None, max(batch.held) - 1)
         else:  # one by one, and the others wait meanwhile
@@ -176,18 +193,20 @@ class NativeEngine:
         watch.mark("prefill")
 
     @torch.no_grad()
-    def log_probability(self, prompt: Sequence[int], new_tokens: Sequence[int]) -> float | None:
+    def log_probability(self, request: Request, new_tokens: Sequence[int]) -> float | None:
         """Mean log-probability (nats) of the new tokens under the target at temperature 1, unmasked.
 
         None if there are none.
         """
         if not new_tokens:
             return None
-        tokens = torch.tensor([[*prompt, *new_tokens]], device=self.target.device)
+        tokens = torch.tensor([[*request.prompt, *new_tokens]], device=self.target.device)
         length = tokens.shape[1]
         positions = torch.arange(length, device=tokens.device)[None]
-        logits = self.target.forward(
-            tokens, positions, RaggedCache(1, rounded(length)), [length], keep=len(new_tokens) + 1
-        )
+        cache = self.target.new_cache(1, rounded(length))
+        if request.features is not None:
+            assert isinstance(self.target, SpeechModel)
+            self.target.listen(self.target.encode(request.features[None]), cache)
+        logits = self.target.forward(tokens, positions, cache, [length], keep=len(new_tokens) + 1)
         rows = logits[0, :-1].double().log_softmax(-1)
         return float(rows.gather(1, tokens[0, -len(new_tokens) :, None]).mean())

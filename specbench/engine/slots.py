@@ -49,6 +49,7 @@ class Slots:
 
     Attributes:
         lengths: (B,) int64, tokens held.
+        begins: (B,) int64, tokens of its prompt.
         limits: (B,) int64, tokens at which the sequence ends.
         seeds: (B,) int64.
         running: (B,) bool.
@@ -64,8 +65,8 @@ class Slots:
     ) -> None:
         self.size, self.capacity = size, capacity
         self.tokens = torch.zeros(size, capacity + 1, dtype=torch.int64, device=device)
-        self.lengths, self.limits, self.seeds = (
-            torch.zeros(size, dtype=torch.int64, device=device) for _ in range(3)
+        self.lengths, self.begins, self.limits, self.seeds = (
+            torch.zeros(size, dtype=torch.int64, device=device) for _ in range(4)
         )
         self.running = torch.zeros(size, dtype=torch.bool, device=device)
         self._report = torch.zeros(size, FACTS + most_drafts + 1, dtype=torch.int64, device=device)
@@ -76,7 +77,8 @@ class Slots:
         """A sequence takes the slot."""
         device = self.tokens.device
         self.tokens[slot, : len(prompt)] = torch.tensor(prompt, device=device)
-        self.lengths[slot], self.limits[slot], self.seeds[slot] = len(prompt), limit, seed
+        self.lengths[slot] = self.begins[slot] = len(prompt)
+        self.limits[slot], self.seeds[slot] = limit, seed
         self.running[slot] = True
 
     def state(self) -> tuple[Tensor, Tensor]:

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from specbench.engine.attention import SPLIT
-from specbench.engine.cache import RaggedCache
+from specbench.engine.cache import BUCKET, RaggedCache
 from specbench.engine.chance import Chance, Sampler, Tools
 from specbench.engine.decoding import COMPILED, EAGER, Decoding, Execution
 from specbench.engine.model import CausalModel
 from specbench.engine.observer import Phase
+from specbench.engine.speech import SpeechModel
+from specbench.engine.suppression import Suppression
 from specbench.engine.synthetic import SyntheticAcceptance
-from specbench.engine.workspace import BUCKET, GRAPH_BUCKET, Workspace, prefill_width, rounded
+from specbench.engine.workspace import GRAPH_BUCKET, Workspace, prefill_width, rounded
 from specbench.sampling.processing import process
 from specbench.sampling.registry import Method
 from specbench.sampling.verifier import Verification
@@ -49,10 +51,12 @@ class Steps:
         most_drafts: int,
         decoding: Decoding,
         execution: Execution,
+        suppression: Suppression | None = None,
     ) -> None:
         self._target, self._draft = target, draft
         self._room, self._slots, self._execution = room, room.slots, execution
         self._decoding, self._plain = decoding, most_drafts == 0
+        self._suppression = suppression
         self._captures = execution.mode != EAGER
         # What both models' rows depend on, and what the decision depends on besides.
         self._rows_key = (
@@ -135,33 +139,38 @@ class Steps:
             self._room.graphs.run(piece.key if self._captures else None, piece.call)
 
     def allocate(self) -> None:
-        """Takes the caches' memory, by a forward of one token that goes nowhere in each."""
-        room = self._room
-        nowhere = torch.full((room.size, 1), room.capacity, device=room.offered.device)
-        caches = [(self._target, room.target_cache)]
-        caches += [] if self._plain else [(self._draft, room.draft_cache)]
-        for model, cache in caches:
+        """Takes the caches' memory."""
+        for model, cache in self._models():
             if not cache.allocated:
-                model.forward(
-                    torch.zeros_like(nowhere), nowhere, cache, [BUCKET] * room.size,
-                    attention=self._execution.attention,
-                )  # fmt: skip
+                model.allocate(cache, self._execution.attention)
+
+    def hear(self, rows: slice | None, features: Tensor) -> None:
+        """Both models hear (rows, mel bins, frames of audio), and keep what they need of it."""
+        attention, last = self._execution.attention, None
+        for model, cache in self._models():
+            assert isinstance(model, SpeechModel)
+            if model.encoder is not last:
+                heard, last = model.encode(features, attention), model.encoder
+            model.listen(heard, cache, rows, attention)
 
     def prefill(self, rows: slice | None, width: int) -> None:
         """Feeds both models the first tokens of these slots' prompts, up to so many."""
         slots, room = self._slots, self._room
         count = room.size if rows is None else rows.stop - rows.start
         chunk = prefill_width(count)
-        models = [(self._target, room.target_cache)]
-        models += [] if self._plain else [(self._draft, room.draft_cache)]
         for start in range(0, width, chunk):
             end = min(start + chunk, width)
             tokens, positions = slots.feed(start, end - start, until=slots.lengths - 1, rows=rows)
-            for model, cache in models:
+            for model, cache in self._models():
                 model.forward(
                     tokens, positions, cache, [rounded(end)] * count, keep=1, rows=rows,
                     attention=self._execution.attention,
                 )  # fmt: skip
+
+    def _models(self) -> list[tuple[CausalModel, RaggedCache]]:
+        """Those that the steps need, with their caches."""
+        both = [(self._target, self._room.target_cache), (self._draft, self._room.draft_cache)]
+        return both[:1] if self._plain else both
 
     def _law_of(self, gamma: int) -> Hashable:
         return "verify", gamma, *self._law_key
@@ -227,7 +236,15 @@ class Steps:
         return process(
             raw.to(target.dtype), target.vocab_size, self._temperature, decoding.top_k, decoding.top_p,
             shared=min(target.vocab_size, self._draft.vocab_size),
+            suppressed=self._suppressed(positions[:, -keep:]),
         )  # fmt: skip
+
+    def _suppressed(self, positions: Tensor) -> Tensor | None:
+        """(B, T, V) bool: what must not follow the tokens at these positions."""
+        if self._suppression is None:
+            return None
+        is_first = positions + 1 == self._slots.begins[:, None]
+        return self._suppression.of(is_first)
 
     def _windows(self, tokens: Sequence[int]) -> tuple[int, ...]:
         """The slots of the cache that each sequence's attention reads."""

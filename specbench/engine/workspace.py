@@ -8,12 +8,10 @@ from typing import Any
 import torch
 
 from specbench.cuda.graphs import capture
-from specbench.engine.cache import RaggedCache
+from specbench.engine.cache import BUCKET
 from specbench.engine.model import CausalModel
 from specbench.engine.slots import Slots
 
-BUCKET = 64
-"""Attention reads the cache up to the sequence's length, rounded up to this many slots."""
 GRAPH_BUCKET = 128
 """The same for graphs, of which every window, and with SPLIT every combination of them, is another."""
 PREFILL_TOKENS = 8192
@@ -52,6 +50,7 @@ class Workspace:
     def __init__(
         self,
         target: CausalModel,
+        draft: CausalModel,
         size: int,
         tokens: int,
         most_drafts: int,
@@ -60,8 +59,9 @@ class Workspace:
         self.size, self.capacity, self.most_drafts = size, rounded(tokens), most_drafts
         device = target.device
         self.slots = Slots(size, self.capacity, most_drafts, eos_tokens, device)
-        self.target_cache = RaggedCache(size, self.capacity)
-        self.draft_cache = RaggedCache(size, self.capacity)
+        self.target_cache, self.draft_cache = (
+            model.new_cache(size, self.capacity) for model in (target, draft)
+        )
         self.draft_logits, self.target_logits = (
             torch.zeros(size, rows, target.vocab_size, dtype=target.dtype, device=device)
             for rows in (most_drafts, most_drafts + 1)

@@ -22,8 +22,9 @@ def process(
     top_p: float | None,
     *,
     shared: int | None = None,
+    suppressed: Tensor | None = None,
 ) -> Tensor:
-    """Masks logits the way transformers does: top-k first, then top-p of what is left.
+    """Masks logits the way transformers does: suppressed tokens, top-k, then top-p of what is left.
 
     Args:
         logits: (B, T, V') of either model.
@@ -31,6 +32,7 @@ def process(
             surplus ones are dropped.
         shared: entries from this one on, which only one of the models has and no tokenizer
             produces, become −inf; None masks none.
+        suppressed: bool, broadcast to (B, T, V): tokens that must not be said there.
         temperature: (B,) float32; top-p is taken after it.
         top_k: keep this many, and what ties with the last of them; None keeps all.
         top_p: keep the smallest set whose probability reaches this; None keeps all.
@@ -44,6 +46,8 @@ def process(
     if shared is not None and shared < vocab_size:
         surplus = torch.arange(vocab_size, device=logits.device) >= shared
         logits = logits.masked_fill(surplus, -torch.inf)
+    if suppressed is not None:
+        logits = logits.masked_fill(suppressed, -torch.inf)
     if top_k is not None and top_k < vocab_size:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -229,8 +229,8 @@ def test_log_probability_is_the_mean_under_the_target(target, draft):
     rows = forward(target, [[*prompt, *new]])[0].double().log_softmax(-1)
     by_hand = sum(float(rows[len(prompt) - 1 + i, token]) for i, token in enumerate(new)) / 4
     engine = NativeEngine(target, draft, [])
-    assert engine.log_probability(prompt, new) == pytest.approx(by_hand, abs=1e-5)
-    assert engine.log_probability(prompt, ()) is None
+    assert engine.log_probability(Request(prompt), new) == pytest.approx(by_hand, abs=1e-5)
+    assert engine.log_probability(Request(prompt), ()) is None
 
 
 OPTIONS = [

@@ -215,4 +215,4 @@ def test_half_precision_decodes(target, draft, method):
     (found,) = decode(engine, method, tokens=20, prompts=[(3, 4, 5)])
     assert len(found.tokens) == 20
     assert found.error is None
-    assert torch.isfinite(torch.tensor(engine.log_probability((3, 4, 5), found.tokens)))
+    assert torch.isfinite(torch.tensor(engine.log_probability(Request((3, 4, 5)), found.tokens)))
