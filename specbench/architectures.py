@@ -77,6 +77,18 @@ def _codegen(hidden: int, layers: int, heads: int, rotary: int) -> tuple[str, di
     }  # fmt: skip
 
 
+def _whisper(
+    width: int, layers: int, heads: int, vocab: int = 51865, mels: int = 80,
+    decoder_layers: int | None = None,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
+    return "WhisperConfig", {
+        "d_model": width, "encoder_layers": layers, "decoder_layers": decoder_layers or layers,
+        "encoder_attention_heads": heads, "decoder_attention_heads": heads,
+        "encoder_ffn_dim": 4 * width, "decoder_ffn_dim": 4 * width, "vocab_size": vocab,
+        "num_mel_bins": mels, "max_source_positions": 1500, "max_target_positions": 448,
+    }  # fmt: skip
+
+
 BASS_TARGET, BASS_DRAFT = "bass-7.8b", "bass-310m"
 
 ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -103,6 +115,23 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "facebook/opt-125m": _opt(768, 12, 12),
     "Salesforce/codegen-16B-mono": _codegen(6144, 34, 24, 64),
     "Salesforce/codegen-350M-mono": _codegen(1024, 20, 16, 32),
+    "openai/whisper-tiny": _whisper(384, 4, 6),
+    "openai/whisper-base": _whisper(512, 6, 8),
+    "openai/whisper-small": _whisper(768, 12, 12),
+    "openai/whisper-medium": _whisper(1024, 24, 16),
+    "openai/whisper-large-v1": _whisper(1280, 32, 20),
+    "openai/whisper-large-v2": _whisper(1280, 32, 20),
+    "openai/whisper-large-v3": _whisper(1280, 32, 20, 51866, 128),
+    "openai/whisper-large-v3-turbo": _whisper(1280, 32, 20, 51866, 128, decoder_layers=4),
+    "openai/whisper-tiny.en": _whisper(384, 4, 6, 51864),
+    "openai/whisper-base.en": _whisper(512, 6, 8, 51864),
+    "openai/whisper-small.en": _whisper(768, 12, 12, 51864),
+    "openai/whisper-medium.en": _whisper(1024, 24, 16, 51864),
+    "distil-whisper/distil-small.en": _whisper(768, 12, 12, 51864, decoder_layers=4),
+    "distil-whisper/distil-medium.en": _whisper(1024, 24, 16, 51864, decoder_layers=2),
+    "distil-whisper/distil-large-v2": _whisper(1280, 32, 20, decoder_layers=2),
+    "distil-whisper/distil-large-v3": _whisper(1280, 32, 20, 51866, 128, decoder_layers=2),
+    "distil-whisper/distil-large-v3.5": _whisper(1280, 32, 20, 51866, 128, decoder_layers=2),
     BASS_TARGET: _llama(4096, 13312, 32, 32, 51200, 4096),
     BASS_DRAFT: _llama(2048, 5632, 4, 16, 51200, 4096, tied=True),
 }
@@ -136,12 +165,17 @@ def configuration(model: str) -> Any:
 
 
 def count_parameters(config: Any) -> int:
-    """Parameters of a causal language model, tied embeddings once; takes no memory.
+    """Parameters of a causal language model or of Whisper, tied embeddings once; takes no memory.
 
     Raises:
-        InputError: it is no causal language model.
+        InputError: it is neither.
     """
     return int(_skeleton(config, "float32").num_parameters())
+
+
+def count_encoder_parameters(config: Any) -> int:
+    """Those of them that hear."""
+    return int(_skeleton(config, "float32").get_encoder().num_parameters())
 
 
 def dummy_dtype(asked: str, device: str) -> str:
@@ -181,11 +215,13 @@ def dummy_model(config: Any, device: str, dtype: str, seed: int) -> Any:
 def _skeleton(config: Any, dtype: str) -> Any:
     """The model without memory."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSpeechSeq2Seq
 
+    hears = config.model_type == "whisper"
+    auto_class = AutoModelForSpeechSeq2Seq if hears else AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+            return auto_class.from_config(config, dtype=getattr(torch, dtype))
     except Exception as error:  # each architecture complains in its own way
         raise InputError(
             f"no model can be made of this {type(config).__name__}: "

@@ -17,7 +17,12 @@ from typing import Any
 
 import torch
 
-from specbench.architectures import configuration, count_parameters, dummy_dtype
+from specbench.architectures import (
+    configuration,
+    count_encoder_parameters,
+    count_parameters,
+    dummy_dtype,
+)
 from specbench.engine.workspace import prefill_width, rounded
 from specbench.errors import InputError, MachineError
 from specbench.pairs import LoadFormat, PairSpec
@@ -36,6 +41,9 @@ class Shape:
         itemsize: bytes of a number.
         width: numbers that a forward holds for each token: three rows of the feed-forward layer (gate, up
             and their product) and six of the residual stream.
+        encoder: of a speech model, what two encoders must have in common to be one; None: it reads.
+        encoder_parameters: those of the parameters that are its encoder's.
+        frames: of the encoder's output, which the decoder's layers keep keys and values of.
     """
 
     parameters: int
@@ -45,6 +53,9 @@ class Shape:
     vocabulary: int
     itemsize: int
     width: int
+    encoder: tuple[int, ...] | None = None
+    encoder_parameters: int = 0
+    frames: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -54,7 +65,7 @@ class Shape:
     def cache_bytes(self, batch_size: int, capacity: int) -> int:
         """Of keys and values; one slot more than the capacity takes what is written nowhere."""
         numbers = 2 * self.layers * self.key_value_heads * self.head_size
-        return numbers * self.itemsize * (capacity + 1) * batch_size
+        return numbers * self.itemsize * (capacity + 1 + self.frames) * batch_size
 
     def activation_bytes(self, tokens: int) -> int:
         """Of a forward of so many tokens, all sequences' together."""
@@ -107,9 +118,11 @@ def needed(case: Case, target: Shape, draft: Shape) -> Memory:
     logits = case.batch_size * (2 * gamma + 1) * target.vocabulary * target.itemsize
     longest = max(case.prompt_tokens or (0,))
     fed = case.batch_size * max(gamma + 1, min(longest, prefill_width(case.batch_size)))
-    return Memory(
-        target.weight_bytes + draft.weight_bytes, caches, logits, target.activation_bytes(fed)
-    )
+    fed = max(fed, target.frames)  # sequences are heard one by one
+    weights = target.weight_bytes + draft.weight_bytes
+    if target.encoder and target.encoder == draft.encoder:
+        weights -= draft.encoder_parameters * draft.itemsize  # one hears for both
+    return Memory(weights, caches, logits, target.activation_bytes(fed))
 
 
 def check_fits(
@@ -173,10 +186,11 @@ def shape(model: str, dtype: str, device: str, load_format: LoadFormat) -> Shape
         InputError: it has no configuration of a causal language model.
     """
     config = configuration(model)
-    heads, layers, hidden, vocabulary = (
-        getattr(config, name, None)
-        for name in ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size")
-    )
+    hears = config.model_type == "whisper"
+    names = ["num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size"]
+    if hears:
+        names[:2] = ["decoder_attention_heads", "decoder_layers"]
+    heads, layers, hidden, vocabulary = (getattr(config, name, None) for name in names)
     if not (heads and layers and hidden and vocabulary):
         raise InputError(
             f"{model} is no transformer of one kind of layer: its config.json says {config.model_type}",
@@ -190,7 +204,18 @@ def shape(model: str, dtype: str, device: str, load_format: LoadFormat) -> Shape
         vocabulary=vocabulary,
         itemsize=_dtype(config, dtype, device, load_format).itemsize,
         width=3 * _feed_forward(config) + 6 * hidden,
+        **(_encoder(config) if hears else {}),
     )
+
+
+def _encoder(config: Any) -> dict[str, Any]:
+    names = ["encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model",
+             "num_mel_bins", "max_source_positions"]  # fmt: skip
+    return {
+        "encoder": tuple(int(getattr(config, name)) for name in names),
+        "encoder_parameters": count_encoder_parameters(config),
+        "frames": int(config.max_source_positions),
+    }
 
 
 def _key_value_heads(config: Any) -> int:
@@ -203,7 +228,8 @@ def _key_value_heads(config: Any) -> int:
 
 def _feed_forward(config: Any) -> int:
     """Width of the feed-forward layer, under the name that the architecture has for it."""
-    known = (getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner"))
+    names = ("intermediate_size", "ffn_dim", "n_inner", "decoder_ffn_dim")
+    known = (getattr(config, name, None) for name in names)
     return int(next((width for width in known if width), 4 * config.hidden_size))
 
 

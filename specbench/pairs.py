@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from specbench import whisper
 from specbench.architectures import BASS_DRAFT, BASS_TARGET, configuration, dummy_model
 from specbench.assets import demo_dir
 from specbench.errors import InputError, MachineError, unknown_name
-from specbench.tasks.base import PromptStyle, Sample
+from specbench.tasks.base import PairKind, PromptStyle, Sample
 
 LoadFormat = Literal["auto", "dummy"]
 """Weights as stored, or random ones of the same shape."""
@@ -32,6 +33,7 @@ class PairSpec:
 
     Attributes:
         prompt_style: how tasks must talk to them.
+        kind: "speech" hears, "text" reads; None if only the models' own files say.
         published: whether anybody can have the weights; if not, only the shapes are known.
     """
 
@@ -40,6 +42,7 @@ class PairSpec:
     draft: str
     summary: str
     prompt_style: PromptStyle = "instruction"
+    kind: PairKind | None = "text"
     published: bool = True
 
 
@@ -68,13 +71,20 @@ _HUB = (
 
 
 def pair_specs() -> dict[str, PairSpec]:
-    """The registry: the embedded pair, those of the hub, and one of which only the sizes are public."""
+    """The registry: the embedded pairs, those of the hub, and one of which only the sizes are public."""
     demo = PairSpec(
         "demo-lm",
         str(demo_dir() / "lm" / "target"),
         str(demo_dir() / "lm" / "draft"),
         "embedded: Llama architecture, 7.0 M and 0.87 M parameters; no network",
         "demo",
+    )
+    speech = PairSpec(
+        "demo-asr",
+        str(demo_dir() / "asr" / "target"),
+        str(demo_dir() / "asr" / "draft"),
+        "embedded: Whisper architecture; no network",
+        kind="speech",
     )
     hub = [
         PairSpec(name, target, draft, f"hub: {target} + {draft}") for name, target, draft in _HUB
@@ -86,7 +96,14 @@ def pair_specs() -> dict[str, PairSpec]:
         "sizes of BASS's private code models (2404.15778); --load-format dummy only",
         published=False,
     )
-    return {spec.name: spec for spec in [demo, *hub, bass]}
+    family = [_whisper_pair(name) for name in whisper.LISTED]
+    embedded = [demo, speech] if Path(speech.target).is_dir() else [demo]
+    return {spec.name: spec for spec in [*embedded, *hub, *family, bass] if spec}
+
+
+def _whisper_pair(name: str) -> PairSpec | None:
+    found = whisper.repositories(name)
+    return found and PairSpec(name, *found, f"hub: {' + '.join(found)}", kind="speech")
 
 
 def get_pair(name: str) -> PairSpec:
@@ -98,6 +115,8 @@ def get_pair(name: str) -> PairSpec:
     known = pair_specs()
     if name in known:
         return known[name]
+    if (speech := _whisper_pair(name)) is not None:
+        return speech
     target, plus, draft = name.partition("+")
     if not plus:
         error = unknown_name("pair", name, known)
@@ -105,7 +124,37 @@ def get_pair(name: str) -> PairSpec:
     if not target or not draft:
         raise InputError(f"pair {name!r} names one model", "Give two: TARGET+DRAFT.")
     # The shell leaves the tilde behind a plus sign alone.
-    return PairSpec(name, str(Path(target).expanduser()), str(Path(draft).expanduser()), "ad hoc")
+    return PairSpec(
+        name, str(Path(target).expanduser()), str(Path(draft).expanduser()), "ad hoc", kind=None
+    )
+
+
+def pair_kind(spec: PairSpec) -> PairKind:
+    """Whether a pair hears or reads.
+
+    Raises:
+        InputError: one model hears and the other reads.
+    """
+    if spec.kind is not None:
+        return spec.kind
+    speech = [whisper.is_speech(_folder(model)) for model in (spec.target, spec.draft)]
+    if speech[0] != speech[1]:
+        raise InputError(
+            f"pair {spec.name!r}: {spec.target if speech[0] else spec.draft} is a speech model and the "
+            "other is none",
+            "Give two of a kind.",
+        )
+    return "speech" if speech[0] else "text"
+
+
+def _folder(model: str) -> str:
+    """Where a repository's configuration lies, once it has been fetched; a folder is that itself."""
+    if Path(model).is_dir():
+        return model
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json")
+    return str(Path(found).parent) if isinstance(found, str) else model
 
 
 def check_available(spec: PairSpec, load_format: LoadFormat = "auto") -> None:
@@ -169,7 +218,8 @@ def _check_hub(spec: PairSpec, model: str) -> None:
         raise MachineError(
             f"{where} is not on this machine and the hub cannot be reached",
             f"Where there is a network run `hf download {model}` and point HF_HOME to that cache, "
-            "give local folders as --pair TARGET+DRAFT, or use --pair demo-lm, which is embedded.",
+            "give local folders as --pair TARGET+DRAFT, time random weights of its shape with "
+            "--load-format dummy, or use --pair demo-lm, which is embedded.",
         ) from None
 
 
@@ -194,6 +244,9 @@ class Pair:
         target, draft: transformers models in eval mode, on one device.
         tokenizer: the one both share; None if the weights are random.
         eos_tokens: ids that end a sequence; none if the weights are random.
+        kind: "speech" hears, "text" reads.
+        extractor: of a speech pair, from sound to features; None if the weights are random.
+        suppressed: ids that are never said, and ids that are not said first.
     """
 
     spec: PairSpec
@@ -201,6 +254,9 @@ class Pair:
     draft: Any
     tokenizer: Any
     eos_tokens: tuple[int, ...]
+    kind: PairKind = "text"
+    extractor: Any = None
+    suppressed: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def prompt(self, sample: Sample) -> tuple[int, ...]:
         """Token ids of a sample's prompt: its text's, or random ones if the sample has but a length.
@@ -209,6 +265,8 @@ class Pair:
         sample's id alone: a longer prompt of the same id begins with the shorter one.
         """
         if sample.prompt_length is None:
+            if self.kind == "speech":
+                return whisper.prompt(self.target.generation_config)
             return self.encode(sample.prompt)
         seed = hashlib.sha256(sample.sample_id.encode()).digest()[:8]
         ends = sorted(end for end in set(self.eos_tokens) if end < self.shared_vocabulary)
@@ -218,6 +276,30 @@ class Pair:
         for end in ends:  # smallest first: each opens a gap
             ids += ids >= end
         return tuple(ids.tolist())
+
+    def features(self, sample: Sample) -> Any:
+        """What a speech pair hears: log-mel features, float32 (mel bins, frames). None if it reads.
+
+        Noise, which depends on the sample's id alone, if the sample is but a length.
+
+        Raises:
+            InputError: the sound cannot be read.
+        """
+        import torch
+
+        if self.kind == "text":
+            return None
+        if sample.audio is None:
+            config = self.target.config
+            seed = hashlib.sha256(sample.sample_id.encode()).digest()[:7]
+            noise = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
+            return torch.randn(
+                config.num_mel_bins, 2 * config.max_source_positions, generator=noise
+            )
+        found = self.extractor(
+            sample.audio.load(), sampling_rate=self.extractor.sampling_rate, return_tensors="pt"
+        )
+        return found["input_features"][0]
 
     @property
     def shared_vocabulary(self) -> int:
@@ -254,13 +336,34 @@ def load_pair(spec: PairSpec, device: str, dtype: str, load_format: LoadFormat =
             shape is not known.
         MachineError: the device has too little memory.
     """
-    models = (spec.target, spec.draft)
+    models, kind = (spec.target, spec.draft), pair_kind(spec)
     if load_format == "dummy":
         target, draft = (_dummy_model(one, device, dtype, i) for i, one in enumerate(models))
-        return Pair(spec, target, draft, None, ())
+        if kind == "speech":
+            whisper.share_encoder(target, draft, trust_shapes=True)
+        return Pair(spec, target, draft, None, (), kind)
     tokenizer = _shared_tokenizer(spec)
-    target, draft = (_load_model(model, device, dtype) for model in models)
-    return Pair(spec, target, draft, tokenizer, _eos_tokens(target, tokenizer))
+    extractor = audio_extractor(spec) if kind == "speech" else None
+    target, draft = (_load_model(model, device, dtype, kind) for model in models)
+    ends = _eos_tokens(target, tokenizer)
+    if kind == "text":
+        return Pair(spec, target, draft, tokenizer, ends)
+    whisper.share_encoder(target, draft)
+    silent = whisper.suppressed(target.generation_config)
+    return Pair(spec, target, draft, tokenizer, ends, kind, extractor, silent)
+
+
+def audio_extractor(spec: PairSpec) -> Any:
+    """From sound to the features that both models of a speech pair hear.
+
+    Raises:
+        InputError: it cannot be read, or they do not hear alike.
+    """
+    from transformers import AutoFeatureExtractor
+
+    both = [_from_pretrained(AutoFeatureExtractor, model) for model in (spec.target, spec.draft)]
+    whisper.check_extractors(spec.name, both)
+    return both[0]
 
 
 def _dummy_model(model: str, device: str, dtype: str, seed: int) -> Any:
@@ -283,13 +386,12 @@ def _shared_tokenizer(spec: PairSpec) -> Any:
     return tokenizer
 
 
-def _load_model(model: str, device: str, dtype: str) -> Any:
-    from transformers import AutoModelForCausalLM
+def _load_model(model: str, device: str, dtype: str, kind: PairKind) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSpeechSeq2Seq
 
+    auto_class = AutoModelForSpeechSeq2Seq if kind == "speech" else AutoModelForCausalLM
     chosen = ("float32" if device == "cpu" else "auto") if dtype == "auto" else dtype
-    loaded, report = _from_pretrained(
-        AutoModelForCausalLM, model, dtype=chosen, output_loading_info=True
-    )
+    loaded, report = _from_pretrained(auto_class, model, dtype=chosen, output_loading_info=True)
     if report["missing_keys"]:
         # transformers has filled them with noise.
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -321,8 +423,8 @@ def _from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
     except Exception as error:  # each file format and architecture complains in its own way
         raise InputError(
             f"{model} cannot be loaded: {_first_line(error)}",
-            "Expected a complete causal language model in transformers' layout: config.json, "
-            "weights, tokenizer.",
+            "Expected a complete causal language model, or a Whisper model, in transformers' layout: "
+            "config.json, weights, tokenizer, preprocessor_config.json.",
         ) from error
 
 

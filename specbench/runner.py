@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,20 +18,31 @@ from typing import Any, Protocol
 
 import torch
 
+from specbench.audio import check_length
 from specbench.cuda.requirements import check_cooperative_launch, require
 from specbench.engine.batch import Generation, Request
 from specbench.engine.decoding import Decoding, Execution
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
+from specbench.engine.speech import FRAME_S, SpeechModel
 from specbench.errors import InputError, MachineError
 from specbench.memory import check_fits
-from specbench.pairs import Pair, PairSpec, check_available, get_pair, load_pair
+from specbench.pairs import (
+    Pair,
+    PairSpec,
+    audio_extractor,
+    check_available,
+    get_pair,
+    load_pair,
+    pair_kind,
+)
 from specbench.report.writer import RunWriter
 from specbench.sampling.names import POLICIES, SIGMOID_RANGE
 from specbench.sampling.policy import GammaPolicy, make_policy
 from specbench.sampling.registry import get_method
 from specbench.scenario import Case, Scenario
-from specbench.tasks.base import Sample, choose, get_task
+from specbench.tasks.asr import SpeechRecognition
+from specbench.tasks.base import ASR, AUTO, LargeTask, Sample, choose, get_task
 from specbench.telemetry.environment import cpu_model
 from specbench.telemetry.flops import (
     draft_tokens,
@@ -81,6 +92,8 @@ class Plan:
     cases: list[Case]
     device: torch.device
     specs: dict[str, PairSpec]
+    utterances: list[Sample] = field(default_factory=list)
+    """The samples of the task asr, which may have come over a network."""
 
 
 def plan(scenario: Scenario) -> Plan:
@@ -95,22 +108,48 @@ def plan(scenario: Scenario) -> Plan:
     for method in scenario.method:
         get_method(method)
     for task in scenario.task:
-        choose(get_task(task), "demo", scenario.samples, scenario.seed)
+        if task != AUTO:
+            get_task(task, dataset=scenario.dataset)
     specs = {name: get_pair(name) for name in scenario.pair}
-    cases = scenario.cases()
-    if all(case.skip for case in cases):
-        raise InputError(
-            f"none of the {len(cases)} cases can run: {cases[0].skip}",
-            "Change samples, batch_size or gamma.",
-        )
     device = resolve_device(scenario.device)
     for execution in scenario.execution:
         resolve_execution(execution, device)
     check_kernels(device)
     for spec in specs.values():
+        if spec.kind is None:  # its own files say, which may have to be fetched
+            check_available(spec, scenario.load_format)
+    cases = scenario.cases({name: pair_kind(spec) for name, spec in specs.items()})
+    if all(case.skip for case in cases):
+        raise InputError(
+            f"none of the {len(cases)} cases can run: {cases[0].skip}",
+            "Change task, samples, batch_size or gamma.",
+        )
+    for task in {case.task for case in cases if not case.skip} - {ASR}:
+        choose(get_task(task), "demo", scenario.samples, scenario.seed)
+    for spec in specs.values():
         check_available(spec, scenario.load_format)
         check_fits(spec, cases, device, scenario.load_format)
-    return Plan(scenario, _without_twins(cases, device), device, specs)
+    utterances = _utterances(scenario, cases, specs)
+    return Plan(scenario, _without_twins(cases, device), device, specs, utterances)
+
+
+def _utterances(
+    scenario: Scenario, cases: Sequence[Case], specs: Mapping[str, PairSpec]
+) -> list[Sample]:
+    """The samples of the task asr, none if no case has it; each pair hears them to their end."""
+    pairs = {case.pair for case in cases if case.task == ASR and not case.skip}
+    if not pairs:
+        return []
+    for pair in pairs:
+        check_available(specs[pair], scenario.load_format)
+    task = get_task(ASR, dataset=scenario.dataset)
+    assert isinstance(task, LargeTask)
+    task.check_available()
+    found = choose(task, "demo", scenario.samples, scenario.seed)
+    for pair in pairs:
+        window = audio_extractor(specs[pair]).chunk_length
+        check_length([sample.audio for sample in found if sample.audio], window)
+    return found
 
 
 def resolve_device(name: str) -> torch.device:
@@ -237,16 +276,29 @@ class _PairRun:
     ) -> None:
         self.todo, self.pair, self.cases, self.writer = todo, pair, cases, writer
         self.talk, self.outcome, self.finished = talk, outcome, finished
+        model = SpeechModel if pair.kind == "speech" else CausalModel
         self.engine = NativeEngine(
-            CausalModel(pair.target), CausalModel(pair.draft), pair.eos_tokens
+            model(pair.target), model(pair.draft), pair.eos_tokens, pair.suppressed
         )
-        self.tasks = {case.task: get_task(case.task, case.prompt_tokens) for case in cases}
-        self.samples = {
-            name: choose(task, pair.spec.prompt_style, todo.scenario.samples, todo.scenario.seed)
-            for name, task in self.tasks.items()
+        self.tasks = {
+            case.task: get_task(case.task, case.prompt_tokens, case.dataset) for case in cases
         }
+        self.samples = {name: self._choose(name) for name in self.tasks}
+        self.features = {
+            sample.sample_id: pair.features(sample)
+            for samples in self.samples.values() for sample in samples if pair.kind == "speech"
+        }  # fmt: skip
         self.recorder = SpanRecorder(todo.device)
         self.told: set[str] = set()
+
+    def _choose(self, name: str) -> list[Sample]:
+        task, scenario = self.tasks[name], self.todo.scenario
+        if isinstance(task, SpeechRecognition):
+            task.use_spelling(
+                getattr(self.pair.tokenizer, "english_spelling_normalizer", None) or {}
+            )
+            return self.todo.utterances
+        return choose(task, self.pair.spec.prompt_style, scenario.samples, scenario.seed)
 
     def run(self) -> None:
         """Measures block by block; the NVML sampler runs meanwhile."""
@@ -366,7 +418,8 @@ class _PairRun:
             )
         text = f"{self.todo.scenario.seed}/{sample.sample_id}/{repeat}"
         digest = hashlib.sha256(text.encode()).digest()
-        return Request(prompt, int.from_bytes(digest[:8], "big") >> 1)
+        heard = self.features.get(sample.sample_id)
+        return Request(prompt, int.from_bytes(digest[:8], "big") >> 1, heard)
 
     def _base_row(self, case: Case, repeat: int, index: int, sample: Sample) -> Row:
         return _case_row(self.todo, self.writer.run_id, case) | {
@@ -374,8 +427,17 @@ class _PairRun:
             "repeat": repeat,
             "batch_index": index,
             "reference": sample.reference,
+            "audio_s": self._audio_seconds(sample),
             "dtype": str(self.engine.target.dtype).removeprefix("torch."),
         }
+
+    def _audio_seconds(self, sample: Sample) -> float | None:
+        """What a pair of dummies hears is as long as its window."""
+        if sample.audio is not None:
+            return sample.audio.seconds
+        if isinstance(self.engine.target, SpeechModel):
+            return self.engine.target.frames * FRAME_S
+        return None
 
     def _result(
         self,
@@ -429,9 +491,19 @@ class _PairRun:
         work = [
             (self.engine.target.parameters, sum(target_tokens(*one) for one in fed)),
             (self.engine.draft.parameters, sum(draft_tokens(*one) for one in fed)),
+            *self._heard(generations),
         ]
         peak = peak_flops(device_name(self.todo.device), dtype)
         return model_flops_utilisation(work, spans.wall_s, peak)
+
+    def _heard(self, generations: Sequence[Generation]) -> list[tuple[int, int]]:
+        """Parameters and frames of the encoders: the draft's too, if it has its own and drafted."""
+        target, draft = self.engine.target, self.engine.draft
+        if not (isinstance(target, SpeechModel) and isinstance(draft, SpeechModel)):
+            return []
+        drafts = any(any(generation.step_gamma) for generation in generations)
+        models = [target, draft] if drafts and draft.encoder is not target.encoder else [target]
+        return [(one.encoder_parameters, one.frames * len(generations)) for one in models]
 
     def _count(self, case: Case, rows: list[Row]) -> None:
         for row in rows:
@@ -477,7 +549,7 @@ def _case_row(todo: Plan, run_id: str, case: Case) -> Row:
         "target": _model_name(spec.target),
         "draft": _model_name(spec.draft),
         "task": case.task,
-        "dataset": get_task(case.task).dataset,
+        "dataset": _model_name(get_task(case.task, dataset=case.dataset).dataset),
         "method": case.method,
         "implementation": get_method(case.method).implementation_on(todo.device),
         "engine": case.engine,

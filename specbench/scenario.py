@@ -30,7 +30,15 @@ from pydantic import (
 from specbench.assets import scenarios_dir
 from specbench.errors import InputError, nearest, unknown_name
 from specbench.sampling.names import COLDEST, MAX_GAMMA, POLICIES, SIGMOID_RANGE
-from specbench.tasks.base import PROMPT_TOKENS, SYNTHETIC
+from specbench.tasks.base import (
+    ASR,
+    AUTO,
+    PROMPT_TOKENS,
+    SYNTHETIC,
+    PairKind,
+    default_task,
+    kinds_of,
+)
 
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})(?::([0-9]{1,9}))?")
 GAMMA_HINT = (
@@ -191,7 +199,8 @@ class Scenario(BaseModel):
     name: str = "custom"
     description: str = ""
     pair: Names = ["demo-lm"]
-    task: Names = ["summarization"]
+    task: Names = [AUTO]
+    dataset: Annotated[str, Field(min_length=1)] | None = None
     method: Names = ["baseline", "exact", "sigmoid", "fused", "block"]
     gamma: Gammas = ["0", "1", "2", "4", "8"]
     batch_size: Counts = [1]
@@ -218,9 +227,13 @@ class Scenario(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> Self:
-        if SYNTHETIC in self.task:
-            return self
         tasks = ", ".join(self.task)
+        if self.dataset is not None and not {ASR, AUTO} & set(self.task):
+            raise InputError(
+                f"a dataset is for the task {ASR}; {tasks} has its own", f"Give --task {ASR}."
+            )
+        if SYNTHETIC in self.task or (self.task == [AUTO] and self.load_format == "dummy"):
+            return self
         if self.load_format == "dummy":
             raise InputError(
                 f"load_format dummy cannot run the task {tasks}: random weights have no tokenizer",
@@ -233,23 +246,34 @@ class Scenario(BaseModel):
             )
         return self
 
-    def cases(self) -> list[Case]:
-        """The product of the axes, in the order in which they run; impossible ones carry `skip`."""
-        axes = itertools.product(
-            self.pair, self.dtype, self.task, self.engine, self.attention, self.execution,
-            self.batch_size, self.temperature, self.gamma, self._methods(),
-        )  # fmt: skip
+    def cases(self, kinds: Mapping[str, PairKind] | None = None) -> list[Case]:
+        """The product of the axes, in the order in which they run; impossible ones carry `skip`.
+
+        Args:
+            kinds: of the pairs; one that is not named reads text.
+        """
+        kind_of: dict[str, PairKind] = {name: (kinds or {}).get(name, "text") for name in self.pair}
+        pairs = itertools.product(self.pair, self.dtype)
+        axes = list(itertools.product(
+            self.engine, self.attention, self.execution, self.batch_size, self.temperature,
+            self.gamma, self._methods(),
+        ))  # fmt: skip
         return [
             Case(
                 pair=pair, task=task, engine=engine, attention=attention, dtype=dtype,
                 batch_size=batch_size, temperature=temperature, gamma=gamma, method=method,
                 sigmoid_range=sigmoid_range, top_k=self.top_k, top_p=self.top_p,
                 max_new_tokens=self.max_new_tokens, execution=execution,
-                load_format=self.load_format, prompt_tokens=self._prompt_tokens(task),
+                load_format=self.load_format,
+                dataset=self.dataset if task == ASR else None,
+                prompt_tokens=self._prompt_tokens(task, kind_of[pair]),
                 synthetic_acceptance=self.synthetic_acceptance, refill=self.refill,
-                skip=self._impossible(task, batch_size, gamma, attention, execution),
+                skip=self._mismatch(task, pair, kind_of[pair])
+                or self._impossible(task, batch_size, gamma, attention, execution),
             )
-            for pair, dtype, task, engine, attention, execution, batch_size, temperature, gamma,
+            for pair, dtype in pairs
+            for task in self.tasks(kind_of[pair])
+            for engine, attention, execution, batch_size, temperature, gamma,
             (method, sigmoid_range) in axes
         ]  # fmt: skip
 
@@ -261,9 +285,21 @@ class Scenario(BaseModel):
             for chosen in (self.sigmoid_range if method == "sigmoid" else [None])
         ]
 
-    def _prompt_tokens(self, task: str) -> tuple[int, ...] | None:
+    def tasks(self, kind: PairKind) -> list[str]:
+        """The tasks of a pair of that kind, each once."""
+        dummy = self.load_format == "dummy"
+        named = [default_task(kind, dummy) if name == AUTO else name for name in self.task]
+        return list(dict.fromkeys(named))
+
+    def _prompt_tokens(self, task: str, kind: PairKind) -> tuple[int, ...] | None:
         """Only `synthetic` has prompts that are lengths."""
-        return tuple(self.prompt_tokens or (PROMPT_TOKENS,)) if task == SYNTHETIC else None
+        return tuple(self.prompt_tokens or (PROMPT_TOKENS[kind],)) if task == SYNTHETIC else None
+
+    def _mismatch(self, task: str, pair: str, kind: PairKind) -> str | None:
+        if kind in kinds_of(task):
+            return None
+        takes = {"speech": "hears speech", "text": "reads text"}
+        return f"{pair} {takes[kind]}, and {task} is for pairs of the other kind"
 
     def _impossible(
         self, task: str, batch_size: int, gamma: str, attention: str, execution: str
@@ -306,6 +342,7 @@ class Case:
     prompt_tokens: tuple[int, ...] | None = None
     synthetic_acceptance: float | None = None
     refill: bool = False
+    dataset: str | None = None
     skip: str | None = None
 
     @property

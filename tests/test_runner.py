@@ -159,7 +159,7 @@ class TestRows:
             "error", "top_p", "sigmoid_alpha", "sigmoid_beta", "verify_kernel_us", "verify_launches",
             "nvml_t_s", "nvml_gpu_util_pct", "nvml_mem_used_bytes", "nvml_power_w",
             "nvml_sm_clock_mhz", "energy_j", "peak_memory_bytes", "mfu", "throttle_reasons",
-            "gpu_s", "host_gap_s", "synthetic_acceptance", "prompt_lengths",
+            "gpu_s", "host_gap_s", "synthetic_acceptance", "prompt_lengths", "audio_s",
         }  # fmt: skip
         empty = {name for name in rows if rows[name].isna().any()}
         assert empty == unknown_on_a_cpu

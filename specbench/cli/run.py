@@ -33,6 +33,10 @@ def run(
         str | None, typer.Option(help=f"Pair of models, or TARGET+DRAFT. {_LISTS}")
     ] = None,
     task: Annotated[str | None, typer.Option(help=f"Task. {_LISTS}")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Of the task asr: librispeech-clean, ..., or a folder of audio."),
+    ] = None,
     method: Annotated[str | None, typer.Option(help=f"Verification method. {_LISTS}")] = None,
     gamma: Annotated[
         str | None,
@@ -104,9 +108,10 @@ def run(
             )
         execution = "compiled"
     overrides = {
-        "pair": pair, "task": task, "method": method, "gamma": gamma, "batch_size": batch_size,
-        "temperature": temperature, "top_k": top_k, "top_p": top_p, "sigmoid_range": sigmoid_range,
-        "engine": engine, "attention": attention, "execution": execution,
+        "pair": pair, "task": task, "dataset": dataset, "method": method, "gamma": gamma,
+        "batch_size": batch_size, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+        "sigmoid_range": sigmoid_range, "engine": engine, "attention": attention,
+        "execution": execution,
         "load_format": load_format, "prompt_tokens": prompt_tokens,
         "synthetic_acceptance": synthetic_acceptance, "refill": refill, "time_budget": time_budget,
         "dtype": dtype, "device": device, "samples": samples, "repeats": repeats,
@@ -117,6 +122,8 @@ def run(
     if resume is None:
         from specbench.scenario import load_scenario
 
+        if scenario is None and task is None and not _suits_the_demo(pair, load_format, dataset):
+            given["task"] = "auto"
         chosen, text = load_scenario("demo" if scenario is None else scenario, given)
         todo = _plan(chosen, talk)
         if dry_run:
@@ -133,6 +140,15 @@ def run(
         todo = _plan(chosen, talk)
         _require_same_device(writer, todo)
     _execute(todo, writer, talk)
+
+
+def _suits_the_demo(pair: str | None, load_format: str | None, dataset: str | None) -> bool:
+    """Whether the demo's tasks, which are texts, can be given to such pairs."""
+    from specbench.pairs import get_pair, pair_kind
+
+    names = [name.strip() for name in pair.split(",")] if pair else []
+    kinds = {pair_kind(get_pair(name)) for name in names}
+    return load_format != "dummy" and dataset is None and "speech" not in kinds
 
 
 def _plan(scenario: Scenario, talk: Console) -> Plan:

@@ -16,6 +16,9 @@ from specbench.engine.attention import PAD
 from specbench.engine.cache import RaggedCache
 from specbench.engine.model import CausalModel
 
+FRAME_S = 0.02
+"""Seconds of audio that a frame of the encoder's output stands for: two of 160 samples, at 16 kHz."""
+
 
 class SpeechCache(RaggedCache):
     """The decoder's own keys and values, and those of what it has heard.

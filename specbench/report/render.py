@@ -107,14 +107,15 @@ def _main_sheet(group: Group) -> Sheet:
     """Method × γ. PTL for batches, the host gap on a GPU, the tokens in time if a budget was set."""
     lines = group.lines
     most = dict.fromkeys(["tau", "tokens_per_s", "speedup", "budget_tokens"], max)
-    best = _best(lines, {**most, "ptl_s": min})
+    best = _best(lines, {**most, "ptl_s": min, "rtf": min})
     syn, budget = _synthetic(lines), Column(f"in {lines['time_budget_s'].iloc[0]:g} s", "tok/seq")
-    batched, timed, on_gpu = (
+    batched, timed, on_gpu, heard = (
         bool(shown.any())
         for shown in (
             lines["batch_size"] > 1,
             lines["budget_tokens"].notna(),
             lines["host_gap_share"].notna(),
+            lines["rtf"].notna(),
         )
     )
 
@@ -127,6 +128,7 @@ def _main_sheet(group: Group) -> Sheet:
         (True, Column("tokens/s"), rate("tokens_per_s", amount)),
         (True, Column("speed-up", "vs γ = 0"), rate("speedup", times)),
         (batched, Column("PTL", "ms"), rate("ptl_s", lambda ptl_s: amount(1e3 * ptl_s))),
+        (heard, Column("RTF"), rate("rtf", amount)),
         (True, Column("verify", "µs/step"), lambda x: Cell(_verify(x))),
         (True, Column("verify", "% of wall"), lambda x: Cell(percent(x["verify_share"]))),
         (on_gpu, Column("host gap", "% wall"), lambda x: Cell(percent(x["host_gap_share"]))),

@@ -9,6 +9,7 @@ History of `SCHEMA_VERSION` (readers refuse a newer major number):
         `refill`; `first_step`, `step_random_us`, `step_commit_us`, `step_end_s`; `start_s`,
         `batch_wall_s`, `prefill_s`, `capture_s`, `gpu_s`, `host_gap_s`. `mfu` is no longer always
         null. `wall_s` and `ttft_s` begin when the sequence takes its slot, before with the batch.
+    1.2 (2026-11): speech. New: `audio_s`; `prefill_s` has the encoders in it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 METADATA_KEY = b"specbench"
 """Key of the file's metadata: a JSON object with `schema_version`, `kind` ("micro"; a run's file has
 none), `run_id`, `created_utc`, `argv`,
@@ -69,6 +70,7 @@ WHAT: list[pa.Field[Any]] = [
 
 COUNTS: list[pa.Field[Any]] = [
     pa.field("prompt_tokens", _COUNT),
+    pa.field("audio_s", _SECONDS),  # length of what a speech pair heard; null: it reads
     pa.field("new_tokens", _COUNT),
     pa.field("finish_reason", _TEXT),  # "eos" or "length"
     pa.field("verify_steps", _COUNT),
@@ -99,7 +101,7 @@ TIME: list[pa.Field[Any]] = [
     pa.field("verify_s", _SECONDS),
     # The batch's, the same in each of its rows.
     pa.field("batch_wall_s", _SECONDS),  # from its start to its last sequence's end
-    pa.field("prefill_s", _SECONDS),  # all its prefills
+    pa.field("prefill_s", _SECONDS),  # all its prefills, and what encoders took to hear
     pa.field("capture_s", _SECONDS),  # capturing and compiling, beside the wall time
     pa.field("gpu_s", _SECONDS),  # all phases in the stream; null on a CPU
     pa.field("host_gap_s", _SECONDS),  # batch_wall_s - gpu_s, a lower bound; see telemetry.spans

@@ -76,6 +76,14 @@ def tokens_per_s(new_tokens: float, wall_s: float) -> float:
     return ratio(new_tokens, wall_s)
 
 
+def real_time_factor(wall_s: float, audio_s: float) -> float:
+    """RTF = time that batches took / length of the audio in them: under 1 is faster than speech.
+
+    NaN where nothing was heard.
+    """
+    return wall_s / audio_s if audio_s > 0 else NAN
+
+
 def per_token_latency(wall_s: ArrayLike, new_tokens: ArrayLike) -> NDArray[np.float64]:
     """PTL of each sequence = its wall time / its new tokens (BASS), in s per token; prefill included.
 

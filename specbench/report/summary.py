@@ -34,7 +34,7 @@ _TEXTS = [
 ]
 _NUMBERS = [
     *["new_tokens", "verify_steps", "drafted", "accepted", "wall_s", "verify_s"],
-    *["start_s", "batch_wall_s", "host_gap_s", "mfu"],
+    *["start_s", "batch_wall_s", "host_gap_s", "mfu", "audio_s"],
     *["metric_value", "metric_weight", "repeat", "batch_index"],
 ]
 _TIMES = ["step_draft_us", "step_target_us", "step_verify_us"]
@@ -50,7 +50,8 @@ def summarise(rows: pd.DataFrame, time_budget_s: float | None = None) -> pd.Data
     - counts over the ok rows: `new_tokens`, `verify_steps`, `drafted`, `accepted`
     - `wall_s`: time that batches took; the sequences of a batch share it
     - rates (see `stats`): `tau`, `alpha`, `tokens_per_s`, `verify_share`, `host_gap_share`, `mfu`,
-      `quality` (the corpus figure of `metric`; none where acceptance is synthetic)
+      `rtf` (NaN where nothing was heard), `quality` (the corpus figure of `metric`; none where
+      acceptance is synthetic)
     - latency (see `stats`): `ptl_s` over all sequences; `ptl_first_s` and `ptl_last_s`, means over
       the batches
     - `time_budget_s`, and `budget_tokens`: tokens of a sequence that are there by then, the mean;
@@ -133,6 +134,7 @@ def _rates(line: dict[str, Any], ok: Columns, batches: _Batches) -> dict[str, fl
         "verify_share": stats.verify_share(np.nansum(ok["verify_s"]), np.nansum(ok["wall_s"])),
         "host_gap_share": stats.host_gap_share(np.nansum(gap_s), wall_s[~np.isnan(gap_s)].sum()),
         "mfu": stats.weighted_mean(batches.mfu, wall_s),
+        "rtf": stats.real_time_factor(wall_s.sum(), ok["audio_s"].sum()),
         "quality": quality,
     }
 

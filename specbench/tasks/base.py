@@ -7,19 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from specbench.audio import Clip
 from specbench.errors import InputError, unknown_name
 
 PromptStyle = Literal["demo", "instruction"]
 """How a pair wants to be asked: the embedded pair's own separators, or plain words."""
 
 
+PairKind = Literal["text", "speech"]
+"""What a pair takes in: it reads, or it hears."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One item of a data set: what the model reads, and what a good answer is.
+    """One item of a data set: what the model reads or hears, and what a good answer is.
 
     `prompt_length` is the prompt's tokens where it is nothing but a length, and is filled at random.
     """
@@ -28,6 +33,7 @@ class Sample:
     prompt: str
     reference: str
     prompt_length: int | None = None
+    audio: Clip | None = None
 
 
 @dataclass(frozen=True)
@@ -74,13 +80,27 @@ class MadeTask(Task, Protocol):
         """`count` samples, which depend on the seed alone."""
 
 
-SYNTHETIC = "synthetic"
-PROMPT_TOKENS = 512
-"""Length of a synthetic prompt where none is asked for."""
+@runtime_checkable
+class LargeTask(StoredTask, Protocol):
+    """A task whose data set may be too large to be read as a whole."""
+
+    def pick(self, count: int, seed: int) -> list[Sample]:
+        """As `choose`."""
+
+    def check_available(self) -> None:
+        """Raises InputError or MachineError if the data set cannot be had."""
+
+
+SYNTHETIC, ASR = "synthetic", "asr"
+AUTO = "auto"
+"""Whatever suits the pair: `default_task`."""
+PROMPT_TOKENS: Mapping[PairKind, int] = {"text": 512, "speech": 4}
+"""Length of a synthetic prompt where none is asked for; a speech model gets little but sound."""
 
 _TASKS = {
     "summarization": "specbench.tasks.summarization:Summarization",
     "code": "specbench.tasks.code:Code",
+    ASR: "specbench.tasks.asr:SpeechRecognition",
     SYNTHETIC: "specbench.tasks.synthetic:Synthetic",
 }
 
@@ -90,20 +110,41 @@ def task_names() -> list[str]:
     return list(_TASKS)
 
 
-def get_task(name: str, prompt_tokens: Sequence[int] | None = None) -> StoredTask | MadeTask:
+def kinds_of(task: str) -> tuple[PairKind, ...]:
+    """The kinds of pairs that a task can be given to."""
+    if task == SYNTHETIC:
+        return "text", "speech"
+    return ("speech",) if task == ASR else ("text",)
+
+
+def default_task(kind: PairKind, dummy: bool = False) -> str:
+    """What a pair does if nothing else is asked of it; random weights know no text."""
+    if dummy:
+        return SYNTHETIC
+    return ASR if kind == "speech" else "summarization"
+
+
+def get_task(
+    name: str, prompt_tokens: Sequence[int] | None = None, dataset: str | None = None
+) -> StoredTask | MadeTask:
     """The task of that name.
 
     Args:
         name: one of `task_names()`.
         prompt_tokens: lengths of the prompts of `synthetic`, None for its own; other tasks ignore it.
+        dataset: of `asr`, a known set or a folder, None for the embedded one; other tasks ignore it.
 
     Raises:
-        InputError: there is none; the nearest name is suggested.
+        InputError: there is no such task or data set; the nearest name is suggested.
     """
     if name not in _TASKS:
         raise unknown_name("task", name, _TASKS)
     module, _, attribute = _TASKS[name].partition(":")
-    options = (tuple(prompt_tokens),) if name == SYNTHETIC and prompt_tokens else ()
+    options: tuple[Any, ...] = ()
+    if name == SYNTHETIC and prompt_tokens:
+        options = (tuple(prompt_tokens),)
+    elif name == ASR:
+        options = (dataset,)
     task: StoredTask | MadeTask = getattr(import_module(module), attribute)(*options)
     return task
 
@@ -118,6 +159,8 @@ def choose(
     """
     if isinstance(task, MadeTask):
         return task.make(count, seed)
+    if isinstance(task, LargeTask):
+        return task.pick(count, seed)
     everything = task.samples(prompt_style)
     if count > len(everything):
         raise InputError(

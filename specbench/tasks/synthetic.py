@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specbench.tasks.base import PROMPT_TOKENS, SYNTHETIC, Sample, Score
+from specbench.tasks.base import SYNTHETIC, Sample, Score
 
 
 class Synthetic:
@@ -18,7 +18,7 @@ class Synthetic:
     dataset = "random-tokens"
     summary = "random token ids of the lengths of --prompt-tokens; no text, no metric"
 
-    def __init__(self, prompt_tokens: Sequence[int] = (PROMPT_TOKENS,)) -> None:
+    def __init__(self, prompt_tokens: Sequence[int] = (512,)) -> None:
         self._lengths = tuple(prompt_tokens)
 
     def make(self, count: int, seed: int) -> list[Sample]:

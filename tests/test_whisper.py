@@ -1,0 +1,255 @@
+"""Whisper's family: which models go together, and the whole way from a folder of audio to a WER."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
+
+from specbench import whisper
+from specbench.errors import InputError, MachineError
+from specbench.memory import needed, shape
+from specbench.pairs import get_pair, load_pair, pair_kind, pair_specs
+from specbench.report.reader import load_results
+from specbench.scenario import Scenario
+
+TEXTS = [
+    "THE RED LAMP IS NEAR THE DOOR", "TWO BOATS CAME HOME LATE", "NOBODY SAW THE SEVENTH LETTER",
+    "A COLD WIND BLEW ALL DAY", "SHE COUNTED FORTY SHEEP", "THE BAKER SOLD HIS HORSE",
+]  # fmt: skip
+
+
+class TestFamily:
+    def test_the_users_own_pair(self):
+        spec = get_pair("whisper-large/whisper-tiny")
+        assert (spec.target, spec.draft) == ("openai/whisper-large-v2", "openai/whisper-tiny")
+        assert pair_kind(spec) == "speech"
+
+    @pytest.mark.parametrize("target", whisper.FAMILY)
+    @pytest.mark.parametrize("draft", whisper.FAMILY)
+    def test_two_go_together_if_they_spell_and_hear_alike(self, target, draft):
+        shapes = [
+            shape(whisper.FAMILY[name].repository, "auto", "cpu", "dummy")
+            for name in (target, draft)
+        ]
+        alike = shapes[0].vocabulary == shapes[1].vocabulary
+        if alike:
+            assert get_pair(f"{target}/{draft}").kind == "speech"
+        else:
+            with pytest.raises(InputError, match="cannot be"):
+                get_pair(f"{target}/{draft}")
+
+    def test_large_v3_is_explained(self):
+        with pytest.raises(InputError, match=r"51866.*128 mel bins.*51865.*80 mel bins") as caught:
+            get_pair("whisper-large-v3/whisper-tiny")
+        assert "whisper-large-v2/whisper-tiny" in caught.value.hint
+
+    def test_a_name_that_is_none(self):
+        with pytest.raises(InputError, match="whisper-larg ") as caught:
+            get_pair("whisper-larg/whisper-tiny")
+        assert "whisper-large" in caught.value.hint
+
+    def test_other_names_are_not_its_business(self):
+        assert whisper.repositories("llama-2-7b/sheared-llama-1.3b") is None
+        assert whisper.repositories("whisper-tiny") is None
+
+    def test_the_registry_shows_some(self):
+        assert {"whisper-large/whisper-tiny", "whisper-small.en/distil-small.en"} <= set(
+            pair_specs()
+        )
+
+    def test_a_distilled_draft_needs_no_encoder_of_its_own(self):
+        scenario = Scenario(
+            pair="whisper-large-v2/distil-large-v2", load_format="dummy", method="fused", gamma="4"
+        )
+        [case] = scenario.cases({scenario.pair[0]: "speech"})
+        assert (case.task, case.prompt_tokens) == ("synthetic", (4,))
+        both = [
+            shape(one, "float16", "cuda", "dummy")
+            for one in ("openai/whisper-large-v2", "distil-whisper/distil-large-v2")
+        ]
+        alone, shared = both[0].weight_bytes + both[1].weight_bytes, needed(case, *both)
+        assert alone - shared.weights == both[0].encoder_parameters * 2
+        # Keys and values of 1500 frames in 32 + 2 layers, beside those of the decoder's tokens.
+        assert shared.cache == 2 * 34 * 1280 * 2 * (128 + 1 + 1500)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pair of Whisper's architecture, multilingual as the real ones, with a tokenizer of bytes."""
+    root = tmp_path_factory.mktemp("whisper")
+    alphabet = sorted(ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", *alphabet])}
+    files = root / "vocab.json", root / "merges.txt"
+    files[0].write_text(json.dumps(vocabulary))
+    files[1].write_text("#version: 0.2\n")
+    (root / "normalizer.json").write_text('{"colour": "color"}')
+    specials = ["<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
+    tokenizer = transformers.WhisperTokenizer(
+        str(files[0]), str(files[1]), normalizer_file=str(root / "normalizer.json")
+    )
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(one, special=True) for one in specials]}
+    )
+    ids = {one: tokenizer.convert_tokens_to_ids(one) for one in [*specials, "<|endoftext|>"]}
+    extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=4)
+    for name, seed, layers in (("target", 1, 2), ("draft", 2, 1)):
+        torch.manual_seed(seed)
+        model = transformers.WhisperForConditionalGeneration(
+            transformers.WhisperConfig(
+                vocab_size=len(tokenizer), d_model=32, encoder_layers=layers,
+                decoder_layers=layers, encoder_attention_heads=2, decoder_attention_heads=2,
+                encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=200,
+                max_target_positions=64, num_mel_bins=8, init_std=0.4,
+                pad_token_id=ids["<|endoftext|>"], bos_token_id=ids["<|endoftext|>"],
+                eos_token_id=ids["<|endoftext|>"],
+                decoder_start_token_id=ids["<|startoftranscript|>"],
+            )
+        )  # fmt: skip
+        settings = model.generation_config
+        settings.is_multilingual = True
+        settings.lang_to_id = {one: ids[one] for one in ("<|en|>", "<|de|>")}
+        settings.task_to_id = {"transcribe": ids["<|transcribe|>"]}
+        settings.no_timestamps_token_id = ids["<|notimestamps|>"]
+        settings.suppress_tokens = [5, 6, ids["<|de|>"], ids["<|startoftranscript|>"]]
+        settings.begin_suppress_tokens = [ids["<|endoftext|>"], 40]
+        settings.max_length, settings._from_model_config = 64, False
+        for one in (model, tokenizer, extractor):
+            one.save_pretrained(root / name)
+        shutil.copy(root / "normalizer.json", root / name)  # as the real ones have it
+    return root
+
+
+@pytest.fixture(scope="module")
+def librispeech(tmp_path_factory):
+    """LibriSpeech's layout: two speakers, three utterances each, of noise."""
+    root = tmp_path_factory.mktemp("LibriSpeech")
+    noise = np.random.default_rng(0)
+    for speaker in (0, 1):
+        chapter = root / str(61 + speaker) / "70"
+        chapter.mkdir(parents=True)
+        lines = []
+        for i in range(3):
+            name = f"{61 + speaker}-70-{i:04}"
+            sound = noise.normal(0, 0.1, 16_000 + 8000 * i) * np.hanning(16_000 + 8000 * i)
+            soundfile.write(chapter / f"{name}.flac", sound, 16_000)
+            lines.append(f"{name} {TEXTS[3 * speaker + i]}\n")
+        (chapter / f"{61 + speaker}-70.trans.txt").write_text("".join(lines))
+    return root
+
+
+def run(runner_folder, folder, librispeech, **fields):
+    from specbench.cli.run import _new_writer
+    from specbench.runner import execute, plan
+
+    class Quiet:
+        def __getattr__(self, name):
+            return lambda *args: None
+
+    scenario = Scenario.model_validate(
+        {"pair": f"{folder}/target+{folder}/draft", "dataset": str(librispeech), "samples": 6,
+         "repeats": 1, "warmup": 0, "max_new_tokens": 12, "device": "cpu", **fields}
+    )  # fmt: skip
+    todo = plan(scenario)
+    writer = _new_writer(todo, "", runner_folder)
+    outcome = execute(todo, writer, Quiet())
+    assert outcome.errors == []
+    return load_results(str(writer.finish(complete=True)))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory, folder, librispeech):
+    return run(
+        tmp_path_factory.mktemp("out"), folder, librispeech, method="baseline,fused", gamma="0,3",
+        temperature=0,
+    )  # fmt: skip
+
+
+class TestFolderOfAudio:
+    def test_every_utterance_is_heard(self, rows):
+        assert set(rows["task"]) == {"asr"}
+        assert set(rows["reference"]) == set(TEXTS)
+        assert sorted(set(rows["audio_s"])) == [1.0, 1.5, 2.0]
+        assert (rows["status"] == "ok").all()
+        assert set(rows["metric"]) == {"wer"}
+        assert set(rows["prompt_tokens"]) == {4}  # start, language, task, no timestamps
+        assert rows["hypothesis"].nunique() > 1
+
+    def test_greedy_is_what_transformers_generates(self, rows, folder, librispeech):
+        pair = load_pair(get_pair(f"{folder}/target+{folder}/draft"), "cpu", "auto")
+        for _, row in rows.iterrows():
+            path = next(librispeech.rglob(f"{row['sample_id']}.flac"))
+            features = pair.extractor(
+                soundfile.read(path, dtype="float32")[0], sampling_rate=16_000, return_tensors="pt"
+            ).input_features
+            out = pair.target.generate(
+                features, language="en", task="transcribe", do_sample=False, max_new_tokens=12,
+                num_beams=1,
+            )  # fmt: skip
+            assert row["hypothesis"] == pair.decode(out[0].tolist())
+
+    def test_the_spelling_table_is_the_tokenizers(self, folder):
+        pair = load_pair(get_pair(f"{folder}/target+{folder}/draft"), "cpu", "auto")
+        assert pair.tokenizer.english_spelling_normalizer == {"colour": "color"}
+
+    def test_longer_than_the_window_is_refused(self, tmp_path, folder):
+        soundfile.write(tmp_path / "a.wav", np.zeros(5 * 16_000), 16_000)
+        (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,silence\n")
+        with pytest.raises(InputError, match=r"a\.wav is 5\.00 s long.*hears 4 s"):
+            run(tmp_path, folder, tmp_path, samples=1)
+
+    def test_a_text_task_is_refused(self, tmp_path, folder, librispeech):
+        with pytest.raises(InputError, match="hears speech"):
+            run(tmp_path, folder, librispeech, task="code", dataset=None)
+
+    def test_two_that_do_not_hear_alike(self, tmp_path, folder, librispeech):
+        other = tmp_path / "pair"
+        shutil.copytree(folder, other)
+        path = other / "draft" / "preprocessor_config.json"
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "feature_size": 16}))
+        with pytest.raises(InputError, match="do not hear alike"):
+            run(tmp_path, other, librispeech)
+
+    def test_a_speech_model_and_a_text_model(self, folder):
+        from specbench.assets import demo_dir
+
+        with pytest.raises(InputError, match="speech model and the other is none"):
+            pair_kind(get_pair(f"{folder}/target+{demo_dir() / 'lm' / 'draft'}"))
+
+
+class TestDummies:
+    def test_a_shape_runs_offline(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(
+            __import__("specbench.architectures", fromlist=["x"]).ARCHITECTURES,
+            "openai/whisper-large-v2",
+            ("WhisperConfig", {"d_model": 64, "encoder_layers": 1, "decoder_layers": 1,
+             "encoder_attention_heads": 1, "decoder_attention_heads": 1, "encoder_ffn_dim": 64,
+             "decoder_ffn_dim": 64, "vocab_size": 51865}),
+        )  # fmt: skip
+        rows = run(
+            tmp_path, None, None, pair="whisper-large/whisper-tiny", load_format="dummy",
+            dataset=None, gamma="0,2", method="fused", synthetic_acceptance=1.0, samples=2,
+        )  # fmt: skip
+        assert set(rows["task"]) == {"synthetic"}
+        assert set(rows["prompt_tokens"]) == {4}
+        assert set(rows["audio_s"]) == {30.0}
+        drafted = rows[rows["gamma"] == "2"]
+        assert (drafted["accepted"] == drafted["drafted"]).all()
+
+
+def test_offline_it_says_what_is_missing(monkeypatch, tmp_path):
+    from specbench import pairs
+    from specbench.runner import plan
+
+    monkeypatch.setattr(pairs, "_hub_answers", lambda: False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(MachineError, match="openai/whisper-large-v2 is not on this") as caught:
+        plan(Scenario(pair="whisper-large/whisper-tiny", gamma="1..20", device="cpu"))
+    assert "hf download openai/whisper-large-v2" in caught.value.hint
+    assert "--load-format dummy" in caught.value.hint
