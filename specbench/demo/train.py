@@ -1,9 +1,12 @@
-"""The recipe of the embedded demo: `python -m specbench.demo.train lm` or `... data`.
+"""The recipe of the embedded demo: `python -m specbench.demo.train lm`, `... data` or `... asr`.
 
 `lm` trains the pair `demo-lm` from scratch (grammar problems and the standard library), measures
 it, and writes two model directories, metrics.json and MODEL_CARD.md. `data` writes the held-out
 problems and functions as JSONL. Both read the standard library of the running Python, or the one
 that `--stdlib` names; a library is parsed in full only by a Python of its own version.
+
+`asr` speaks the sentences of the speech pair `demo-asr`, trains it, measures it, and writes its
+held-out audio, two model directories, metrics.json and MODEL_CARD.md; see `specbench.demo.speech`.
 """
 
 import argparse
@@ -334,6 +337,13 @@ def run_data(arguments: argparse.Namespace) -> None:
     dataset.write_rows(arguments.output / "summarization.jsonl", rows)
 
 
+def run_asr(arguments: argparse.Namespace) -> None:
+    """The whole recipe of the speech pair."""
+    from specbench.demo.speech import recipe as speech  # its packages come with the extra "demo"
+
+    speech.run(arguments.output, arguments.device, arguments.smoke, arguments.reuse_target)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; each part of the demo has a command."""
     top = argparse.ArgumentParser(prog="specbench.demo.train", description=__doc__)
@@ -350,6 +360,12 @@ def parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="write the held-out problems and functions")
     data.add_argument("--output", type=Path, default=HERE)
     data.set_defaults(run=run_data)
+    asr = commands.add_parser("asr", help="speak, train, measure and export the pair demo-asr")
+    asr.add_argument("--output", type=Path, default=HERE / "asr")
+    asr.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    asr.add_argument("--smoke", action="store_true", help="a minute on a CPU: every step, no skill")
+    asr.add_argument("--reuse-target", type=Path, help="a stored target: train the draft alone")
+    asr.set_defaults(run=run_asr)
     for command in (lm, data):
         command.add_argument("--stdlib", type=Path, default=corpus.default_stdlib())
     return top
