@@ -85,6 +85,10 @@ class RaggedCache(Cache):  # type: ignore[misc]
         """A layer's keys and values, (B, H, capacity + 1, D) each, once memory is taken."""
         return self._keys[index], self._values[index]
 
+    def heard(self, index: int) -> tuple[Tensor, Tensor]:
+        """What a layer attends to of an encoder's output; a text model has none."""
+        raise NotImplementedError
+
     def clear(self, rows: slice = slice(None)) -> None:
         """Zeroes what these sequences left: the mask hides their keys, but not if they hold a NaN."""
         for one in [*self._keys, *self._values]:

@@ -2,7 +2,8 @@
 
 A model's layers are alike but for their weights, so they share their compiled code: 32 of them take the
 time of one, where the model as a whole takes half a minute for every shape. What would tell them apart is
-their number, by which a cache finds a layer's keys; so here every attention carries its own keys.
+their number, by which a cache finds a layer's keys; so here every attention carries its own keys, and all
+have the same number.
 """
 
 from __future__ import annotations
@@ -44,6 +45,18 @@ class Place:
         return self.keys[:, :, : self.window], self.values[:, :, : self.window]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What an attention of a compiled layer finds instead of what it is given: (B, H, S, D) each."""
+
+    keys: Tensor
+    values: Tensor
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Place`, but there is nothing to write."""
+        return self.keys, self.values
+
+
 class CompiledModel:
     """Calls a model with its layers, and the parts beside them, compiled.
 
@@ -60,10 +73,10 @@ class CompiledModel:
         config.accumulated_recompile_limit = max(MOST_SHAPES, config.accumulated_recompile_limit)
         self._model = model
         self._parts = [(part, self._compiled(part.forward)) for part in _parts(model)]
+        # Each with its layer's number.
         self._attentions = [
-            one for one in model.modules()
-            # What attends to an encoder's output has nothing to write.
-            if has_our_attention and hasattr(one, "layer_idx") and getattr(one, "is_causal", True)
+            (one, one.layer_idx) for one in model.modules()
+            if has_our_attention and hasattr(one, "layer_idx")
         ]  # fmt: skip
         self._tokens = 0
 
@@ -94,20 +107,27 @@ class CompiledModel:
     @contextmanager
     def _in_place(self, cache: RaggedCache) -> Iterator[None]:
         self._vary(cache.positions)
-        for one in self._attentions:
-            keys, values = cache.layer(one.layer_idx)
-            one.specbench_place = Place(keys, values, cache.positions, cache.window)
         cache.is_placed = bool(self._attentions)
-        for part, compiled in self._parts:
-            part.forward = compiled
         try:
+            for attention, number in self._attentions:
+                attention.specbench_place = _place(attention, cache, number)
+                attention.layer_idx = 0
+            for part, compiled in self._parts:
+                part.forward = compiled
             yield
         finally:
             for part, _ in self._parts:
-                del part.forward
+                part.__dict__.pop("forward", None)
+            for attention, number in self._attentions:
+                attention.__dict__.pop("specbench_place", None)
+                attention.layer_idx = number
             cache.is_placed = False
-            for one in self._attentions:
-                del one.specbench_place
+
+
+def _place(attention: nn.Module, cache: RaggedCache, number: int) -> Place | Kept:
+    if getattr(attention, "is_causal", True):
+        return Place(*cache.layer(number), cache.positions, cache.window)
+    return Kept(*cache.heard(number))  # it attends to an encoder's output
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:

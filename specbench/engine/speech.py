@@ -38,6 +38,11 @@ class SpeechCache(RaggedCache):
         """The memory that was taken."""
         return super().allocated_bytes + self._heard.allocated_bytes
 
+    def heard(self, index: int) -> tuple[Tensor, Tensor]:
+        """(B, H, S, D) each."""
+        layer = self._heard.layers[index]
+        return layer.keys, layer.values
+
     def listen(self, now: bool) -> None:
         """Whether the next forwards keep an encoder's output, or attend to what was kept of one."""
         self.both.is_updated = dict.fromkeys(range(len(self._heard)), not now)

@@ -1,5 +1,7 @@
 """Encoder-decoder models in the engine: what they hear, what they must not say, and the law of it all."""
 
+import functools
+
 import pytest
 import torch
 import transformers
@@ -203,6 +205,27 @@ def test_split_hears_as_pad(pair, attention):
         for name in (PAD, attention)
     )
     assert one == other
+
+
+def test_compiled_layers_share_their_code_and_hear_the_same(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    stats, counts = torch._dynamo.utils.counters["stats"], []
+    for layers in (2, 5):
+        torch._dynamo.reset()
+        before = stats["unique_graphs"]
+        speech, places = SpeechModel(whisper(layers=layers)), torch.arange(9).repeat(3, 1)
+        cache = speech.new_cache(3, 32)
+        speech.allocate(cache)
+        speech.listen(speech.encode(audio(3)), cache)
+        tokens = torch.randint(4, 50, (3, 9), generator=torch.Generator().manual_seed(0))
+        for cut in (slice(0, 1), slice(1, 4), slice(4, 9)):
+            inputs = tokens[:, cut], places[:, cut], cache, [32] * 3
+            expected = speech.forward(*inputs)
+            torch.testing.assert_close(speech.forward(*inputs, compiled=True), expected)
+        counts.append(stats["unique_graphs"] - before)
+    assert counts[0] == counts[1] > 0
+    numbers = [layer.self_attn.layer_idx for layer in speech.model.model.decoder.layers]
+    assert numbers == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.gpu
