@@ -298,3 +298,40 @@ def test_out_of_memory_in_a_capture_is_no_refusal(target, draft, monkeypatch):
     with pytest.raises(torch.OutOfMemoryError):
         decode(engine)
     assert engine._workspace is None
+
+
+@pytest.mark.parametrize("gamma", ["0", "3", "bass"])
+def test_a_speech_pair_hears_between_the_graphs(gamma):
+    """Each sequence that takes a slot brings another sound with it, and the graphs stay."""
+    import transformers
+
+    from specbench.engine.speech import SpeechModel
+
+    models = []
+    for seed, layers in ((1, 2), (2, 1)):
+        torch.manual_seed(seed)
+        models.append(SpeechModel(transformers.WhisperForConditionalGeneration(
+            transformers.WhisperConfig(
+                vocab_size=30, d_model=16, encoder_layers=1, decoder_layers=layers,
+                encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+                decoder_ffn_dim=32, max_source_positions=20, max_target_positions=80,
+                num_mel_bins=8, init_std=0.5, pad_token_id=2, bos_token_id=1, eos_token_id=2,
+                decoder_start_token_id=3,
+            )
+        ).eval()))  # fmt: skip
+    sounds = torch.randn(7, 8, 40, generator=torch.Generator().manual_seed(0))
+    requests = [Request((3,), seed, sound) for seed, sound in enumerate(sounds)]
+
+    def texts_of(engine, mode):
+        found = engine.generate(
+            requests, get_method("baseline"), make_policy(gamma), Decoding(20), None,
+            Execution(mode), 3,
+        )  # fmt: skip
+        return texts(found)
+
+    eager = texts_of(NativeEngine(*models, [2], ((5, 6), (2,))), EAGER)
+    engine = NativeEngine(*models, [2], ((5, 6), (2,)))
+    for _ in range(2):
+        assert texts_of(engine, GRAPHS) == eager
+    assert len({tuple(one) for one in eager}) > 1
+    assert not {token for one in eager for token in one} & {5, 6}
