@@ -119,7 +119,7 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "openai/whisper-base": _whisper(512, 6, 8),
     "openai/whisper-small": _whisper(768, 12, 12),
     "openai/whisper-medium": _whisper(1024, 24, 16),
-    "openai/whisper-large-v1": _whisper(1280, 32, 20),
+    "openai/whisper-large": _whisper(1280, 32, 20),
     "openai/whisper-large-v2": _whisper(1280, 32, 20),
     "openai/whisper-large-v3": _whisper(1280, 32, 20, 51866, 128),
     "openai/whisper-large-v3-turbo": _whisper(1280, 32, 20, 51866, 128, decoder_layers=4),

@@ -199,7 +199,7 @@ def shape(model: str, dtype: str, device: str, load_format: LoadFormat) -> Shape
     return Shape(
         parameters=count_parameters(config),
         layers=layers,
-        key_value_heads=_key_value_heads(config),
+        key_value_heads=heads if hears else _key_value_heads(config),
         head_size=getattr(config, "head_dim", None) or hidden // heads,
         vocabulary=vocabulary,
         itemsize=_dtype(config, dtype, device, load_format).itemsize,

@@ -166,8 +166,9 @@ def check_available(spec: PairSpec, load_format: LoadFormat = "auto") -> None:
         MachineError: the hub cannot be reached, or the repository is gated.
     """
     if load_format == "dummy":
-        for model in (spec.target, spec.draft):
-            configuration(model)
+        shapes = [configuration(model) for model in (spec.target, spec.draft)]
+        if all(shape.model_type == "whisper" for shape in shapes):
+            whisper.check_hearing(spec.name, shapes)
         return
     if not spec.published:
         raise InputError(
@@ -247,6 +248,7 @@ class Pair:
         kind: "speech" hears, "text" reads.
         extractor: of a speech pair, from sound to features; None if the weights are random.
         suppressed: ids that are never said, and ids that are not said first.
+        speech_prompt: the decoder's first tokens.
     """
 
     spec: PairSpec
@@ -257,6 +259,7 @@ class Pair:
     kind: PairKind = "text"
     extractor: Any = None
     suppressed: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    speech_prompt: tuple[int, ...] = ()
 
     def prompt(self, sample: Sample) -> tuple[int, ...]:
         """Token ids of a sample's prompt: its text's, or random ones if the sample has but a length.
@@ -266,7 +269,7 @@ class Pair:
         """
         if sample.prompt_length is None:
             if self.kind == "speech":
-                return whisper.prompt(self.target.generation_config)
+                return self.speech_prompt
             return self.encode(sample.prompt)
         seed = hashlib.sha256(sample.sample_id.encode()).digest()[:8]
         ends = sorted(end for end in set(self.eos_tokens) if end < self.shared_vocabulary)
@@ -343,14 +346,31 @@ def load_pair(spec: PairSpec, device: str, dtype: str, load_format: LoadFormat =
             whisper.share_encoder(target, draft, trust_shapes=True)
         return Pair(spec, target, draft, None, (), kind)
     tokenizer = _shared_tokenizer(spec)
-    extractor = audio_extractor(spec) if kind == "speech" else None
-    target, draft = (_load_model(model, device, dtype, kind) for model in models)
-    ends = _eos_tokens(target, tokenizer)
-    if kind == "text":
-        return Pair(spec, target, draft, tokenizer, ends)
-    whisper.share_encoder(target, draft)
-    silent = whisper.suppressed(target.generation_config)
-    return Pair(spec, target, draft, tokenizer, ends, kind, extractor, silent)
+    if kind == "speech":
+        return _load_speech(spec, device, dtype, tokenizer)
+    target, draft = (_load_model(model, device, dtype) for model in models)
+    return Pair(spec, target, draft, tokenizer, _eos_tokens(target, tokenizer))
+
+
+def _load_speech(spec: PairSpec, device: str, dtype: str, tokenizer: Any) -> Pair:
+    extractor = audio_extractor(spec)
+    target, is_whole = _load_speech_model(spec.target, device, dtype)
+    if not is_whole:
+        raise InputError(
+            f"{spec.target} is a decoder without an encoder", "A target needs one of its own."
+        )
+    prompt = whisper.prompt(spec.target, target, tokenizer)
+    # In one dtype, whatever they are stored in: one encoder may hear for both.
+    chosen = str(target.dtype).removeprefix("torch.")
+    draft, is_whole = _load_speech_model(spec.draft, device, chosen)
+    shares = whisper.share_encoder(target, draft, trust_shapes=not is_whole)
+    if not is_whole and not shares:
+        raise InputError(
+            f"{spec.draft} is a decoder without an encoder, and the target's is of another shape",
+            "Take the target that it was distilled from.",
+        )
+    ends, silent = _eos_tokens(target, tokenizer), whisper.suppressed(target.generation_config)
+    return Pair(spec, target, draft, tokenizer, ends, "speech", extractor, silent, prompt)
 
 
 def audio_extractor(spec: PairSpec) -> Any:
@@ -359,10 +379,12 @@ def audio_extractor(spec: PairSpec) -> Any:
     Raises:
         InputError: it cannot be read, or they do not hear alike.
     """
-    from transformers import AutoFeatureExtractor
+    from transformers import AutoConfig, AutoFeatureExtractor
 
-    both = [_from_pretrained(AutoFeatureExtractor, model) for model in (spec.target, spec.draft)]
-    whisper.check_extractors(spec.name, both)
+    models = (spec.target, spec.draft)
+    both = [_from_pretrained(AutoFeatureExtractor, model) for model in models]
+    configs = [_from_pretrained(AutoConfig, model) for model in models]
+    whisper.check_extractors(spec.name, both, configs)
     return both[0]
 
 
@@ -386,20 +408,39 @@ def _shared_tokenizer(spec: PairSpec) -> Any:
     return tokenizer
 
 
-def _load_model(model: str, device: str, dtype: str, kind: PairKind) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSpeechSeq2Seq
+def _load_model(model: str, device: str, dtype: str) -> Any:
+    from transformers import AutoModelForCausalLM
 
-    auto_class = AutoModelForSpeechSeq2Seq if kind == "speech" else AutoModelForCausalLM
-    chosen = ("float32" if device == "cpu" else "auto") if dtype == "auto" else dtype
-    loaded, report = _from_pretrained(auto_class, model, dtype=chosen, output_loading_info=True)
-    if report["missing_keys"]:
-        # transformers has filled them with noise.
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise InputError(
-            f"{model} cannot be loaded: its weights lack {missing}", "Fetch the weights again."
-        )
+    loaded, missing = _weights(AutoModelForCausalLM, model, device, dtype)
+    _refuse_missing(model, missing)
     with _within_memory(model, device):
         return loaded.to(device).eval()
+
+
+def _load_speech_model(model: str, device: str, dtype: str) -> tuple[Any, bool]:
+    """A model, and whether its folder has an encoder: a distilled one may be a decoder alone."""
+    from transformers import AutoModelForSpeechSeq2Seq
+
+    loaded, missing = _weights(AutoModelForSpeechSeq2Seq, model, device, dtype)
+    encoder = {name for name in missing if ".encoder." in f".{name}"}
+    _refuse_missing(model, missing - encoder)
+    with _within_memory(model, device):
+        return loaded.to(device).eval(), not encoder
+
+
+def _weights(auto_class: Any, model: str, device: str, dtype: str) -> tuple[Any, set[str]]:
+    """A model, and the names of the weights that transformers has filled with noise."""
+    chosen = ("float32" if device == "cpu" else "auto") if dtype == "auto" else dtype
+    loaded, report = _from_pretrained(auto_class, model, dtype=chosen, output_loading_info=True)
+    return loaded, set(report["missing_keys"])
+
+
+def _refuse_missing(model: str, missing: set[str]) -> None:
+    if missing:
+        some = ", ".join(sorted(missing)[:3])
+        raise InputError(
+            f"{model} cannot be loaded: its weights lack {some}", "Fetch the weights again."
+        )
 
 
 @contextmanager

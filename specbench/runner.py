@@ -42,7 +42,7 @@ from specbench.sampling.policy import GammaPolicy, make_policy
 from specbench.sampling.registry import get_method
 from specbench.scenario import Case, Scenario
 from specbench.tasks.asr import SpeechRecognition
-from specbench.tasks.base import ASR, AUTO, LargeTask, Sample, choose, get_task
+from specbench.tasks.base import ASR, AUTO, Sample, choose, get_task
 from specbench.telemetry.environment import cpu_model
 from specbench.telemetry.flops import (
     draft_tokens,
@@ -54,6 +54,8 @@ from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 from specbench.telemetry.spans import SpanRecorder, Spans
 
 Row = dict[str, Any]
+MOST_FEATURES = 512
+"""Features of so many utterances are kept, of Whisper a megabyte each."""
 
 
 class Talk(Protocol):
@@ -94,6 +96,8 @@ class Plan:
     specs: dict[str, PairSpec]
     utterances: list[Sample] = field(default_factory=list)
     """The samples of the task asr, which may have come over a network."""
+    speech_set: str | None = None
+    """Name of the set that they are of."""
 
 
 def plan(scenario: Scenario) -> Plan:
@@ -119,6 +123,11 @@ def plan(scenario: Scenario) -> Plan:
         if spec.kind is None:  # its own files say, which may have to be fetched
             check_available(spec, scenario.load_format)
     cases = scenario.cases({name: pair_kind(spec) for name, spec in specs.items()})
+    if scenario.dataset is not None and not any(case.task == ASR for case in cases):
+        raise InputError(
+            f"dataset {scenario.dataset} is for the task {ASR}, and no case has it",
+            "Give a pair that hears, such as whisper-large/whisper-tiny, or no dataset.",
+        )
     if all(case.skip for case in cases):
         raise InputError(
             f"none of the {len(cases)} cases can run: {cases[0].skip}",
@@ -129,27 +138,34 @@ def plan(scenario: Scenario) -> Plan:
     for spec in specs.values():
         check_available(spec, scenario.load_format)
         check_fits(spec, cases, device, scenario.load_format)
-    utterances = _utterances(scenario, cases, specs)
-    return Plan(scenario, _without_twins(cases, device), device, specs, utterances)
+    utterances, speech_set = _utterances(scenario, cases, specs)
+    if scenario.dataset is not None and Path(scenario.dataset).expanduser().is_dir():
+        # A run may be resumed from another directory.
+        folder = str(Path(scenario.dataset).expanduser().resolve())
+        scenario = scenario.model_copy(update={"dataset": folder})
+        cases = [case if case.dataset is None else replace(case, dataset=folder) for case in cases]
+    return Plan(scenario, _without_twins(cases, device), device, specs, utterances, speech_set)
 
 
 def _utterances(
     scenario: Scenario, cases: Sequence[Case], specs: Mapping[str, PairSpec]
-) -> list[Sample]:
-    """The samples of the task asr, none if no case has it; each pair hears them to their end."""
+) -> tuple[list[Sample], str | None]:
+    """The samples of the task asr, none if no case has it, and the name of their set.
+
+    Each pair hears them to their end.
+    """
     pairs = {case.pair for case in cases if case.task == ASR and not case.skip}
     if not pairs:
-        return []
+        return [], None
     for pair in pairs:
         check_available(specs[pair], scenario.load_format)
     task = get_task(ASR, dataset=scenario.dataset)
-    assert isinstance(task, LargeTask)
+    assert isinstance(task, SpeechRecognition)
     task.check_available()
-    found = choose(task, "demo", scenario.samples, scenario.seed)
-    for pair in pairs:
-        window = audio_extractor(specs[pair]).chunk_length
-        check_length([sample.audio for sample in found if sample.audio], window)
-    return found
+    window = min(audio_extractor(specs[pair]).chunk_length for pair in pairs)
+    found = task.pick(scenario.samples, scenario.seed, window)
+    check_length([sample.audio for sample in found if sample.audio], window)
+    return found, task.fingerprint()
 
 
 def resolve_device(name: str) -> torch.device:
@@ -284,10 +300,7 @@ class _PairRun:
             case.task: get_task(case.task, case.prompt_tokens, case.dataset) for case in cases
         }
         self.samples = {name: self._choose(name) for name in self.tasks}
-        self.features = {
-            sample.sample_id: pair.features(sample)
-            for samples in self.samples.values() for sample in samples if pair.kind == "speech"
-        }  # fmt: skip
+        self.features: dict[str, torch.Tensor] = {}
         self.recorder = SpanRecorder(todo.device)
         self.told: set[str] = set()
 
@@ -358,7 +371,7 @@ class _PairRun:
         self, case: Case, policy: GammaPolicy, requests: Sequence[Request]
     ) -> list[Generation]:
         decoding = Decoding(
-            case.max_new_tokens, case.temperature, case.top_k, case.top_p,
+            self._new_tokens(case), case.temperature, case.top_k, case.top_p,
             case.sigmoid_range or SIGMOID_RANGE,
         )  # fmt: skip
         return self.engine.generate(
@@ -390,7 +403,7 @@ class _PairRun:
         case = block[0]
         most_drafts = max(make_policy(one.gamma).limit for one in block)
         longest = max(len(self.pair.prompt(sample)) for sample in self.samples[case.task])
-        tokens = longest + case.max_new_tokens + most_drafts
+        tokens = longest + self._new_tokens(case) + most_drafts
         with suppress(torch.OutOfMemoryError):  # each case meets it again, and records it
             self.engine.reserve(case.batch_size, tokens, most_drafts)
 
@@ -410,7 +423,7 @@ class _PairRun:
         """The seed depends on sample and repeat, not on method or γ: all methods meet the same luck."""
         prompt = self.pair.prompt(sample)
         limit = self.engine.max_positions
-        if limit is not None and len(prompt) + case.max_new_tokens > limit:
+        if limit is not None and len(prompt) + self._new_tokens(case) > limit:
             raise InputError(
                 f"{len(prompt)} prompt tokens and {case.max_new_tokens} new ones exceed the models' "
                 f"{limit} positions",
@@ -418,8 +431,25 @@ class _PairRun:
             )
         text = f"{self.todo.scenario.seed}/{sample.sample_id}/{repeat}"
         digest = hashlib.sha256(text.encode()).digest()
-        heard = self.features.get(sample.sample_id)
-        return Request(prompt, int.from_bytes(digest[:8], "big") >> 1, heard)
+        return Request(prompt, int.from_bytes(digest[:8], "big") >> 1, self._features(sample))
+
+    def _new_tokens(self, case: Case) -> int:
+        """A decoder of speech writes no more than it has positions for, whatever it may."""
+        limit = self.engine.max_positions
+        if self.pair.kind == "text" or limit is None:
+            return case.max_new_tokens
+        prompt = max(len(self.pair.prompt(sample)) for sample in self.samples[case.task])
+        return min(case.max_new_tokens, limit - prompt)
+
+    def _features(self, sample: Sample) -> torch.Tensor | None:
+        """Made when first heard, and kept: every method and γ hears the same."""
+        if self.pair.kind == "text":
+            return None
+        if sample.sample_id not in self.features:
+            if len(self.features) >= MOST_FEATURES:
+                self.features.clear()
+            self.features[sample.sample_id] = self.pair.features(sample)
+        return self.features[sample.sample_id]
 
     def _base_row(self, case: Case, repeat: int, index: int, sample: Sample) -> Row:
         return _case_row(self.todo, self.writer.run_id, case) | {
@@ -549,7 +579,7 @@ def _case_row(todo: Plan, run_id: str, case: Case) -> Row:
         "target": _model_name(spec.target),
         "draft": _model_name(spec.draft),
         "task": case.task,
-        "dataset": _model_name(get_task(case.task, dataset=case.dataset).dataset),
+        "dataset": todo.speech_set if case.task == ASR else get_task(case.task).dataset,
         "method": case.method,
         "implementation": get_method(case.method).implementation_on(todo.device),
         "engine": case.engine,

@@ -55,6 +55,7 @@ def _family() -> dict[str, Member]:
     found = {"whisper-large": Member("openai/whisper-large-v2", MULTILINGUAL)}
     for group, names in _OPENAI.items():
         found |= {f"whisper-{name}": Member(f"openai/whisper-{name}", group) for name in names}
+    found["whisper-large-v1"] = Member("openai/whisper-large", MULTILINGUAL)
     for group, names in _DISTILLED.items():
         found |= {
             f"distil-{name}": Member(f"distil-whisper/distil-{name}", group) for name in names
@@ -118,26 +119,38 @@ def is_speech(model: str) -> bool:
     return isinstance(config, dict) and config.get("model_type") == "whisper"
 
 
-def prompt(generation_config: Any, language: str = "en") -> tuple[int, ...]:
-    """The decoder's first tokens: start, language and task where the model knows several, no timestamps.
+ENGLISH_VOCABULARY = 51864
+"""Tokens of the models for English alone; those that know more languages have more."""
 
-    As transformers' `generate(language=…, task="transcribe")` begins.
+
+def prompt(name: str, model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The decoder's first tokens: start, English and transcription where it knows more, no timestamps.
+
+    As transformers' `generate(language="en", task="transcribe")` begins. Which tokens these are, the
+    generation configuration says, or in older folders the tokenizer. A model that was not made of
+    OpenAI's may know none but the start.
 
     Raises:
-        InputError: the model does not know the language.
+        InputError: it has no start.
     """
-    tokens = [int(generation_config.decoder_start_token_id)]
-    if getattr(generation_config, "is_multilingual", False):
-        languages = generation_config.lang_to_id
-        if f"<|{language}|>" not in languages:
-            raise InputError(
-                f"the model does not know the language {language!r}",
-                f"It knows {', '.join(sorted(languages))}.",
-            )
-        tokens += [languages[f"<|{language}|>"], generation_config.task_to_id["transcribe"]]
-    if getattr(generation_config, "no_timestamps_token_id", None) is not None:
-        tokens.append(int(generation_config.no_timestamps_token_id))
-    return tuple(tokens)
+    settings, known = model.generation_config, tokenizer.get_vocab()
+    start = getattr(settings, "decoder_start_token_id", None)
+    if start is None:
+        start = getattr(model.config, "decoder_start_token_id", None)
+    if start is None:
+        raise InputError(
+            f"{name} does not say with which token its decoder starts",
+            "Give decoder_start_token_id in its generation_config.json.",
+        )
+    languages = getattr(settings, "lang_to_id", None) or {}
+    tasks = getattr(settings, "task_to_id", None) or {}
+    tokens: list[int | None] = [int(start)]
+    if languages or model.config.vocab_size > ENGLISH_VOCABULARY:
+        tokens += [languages.get("<|en|>", known.get("<|en|>")),
+                   tasks.get("transcribe", known.get("<|transcribe|>"))]  # fmt: skip
+    silent = getattr(settings, "no_timestamps_token_id", None)
+    tokens.append(known.get("<|notimestamps|>") if silent is None else int(silent))
+    return tuple(token for token in tokens if token is not None)
 
 
 def suppressed(generation_config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -148,12 +161,38 @@ def suppressed(generation_config: Any) -> tuple[tuple[int, ...], tuple[int, ...]
     )  # type: ignore[return-value]
 
 
-def check_extractors(pair: str, extractors: Sequence[Any]) -> None:
-    """Makes sure that a pair's two models hear alike.
+def check_hearing(pair: str, configs: Sequence[Any]) -> None:
+    """Makes sure that two configurations are of models that hear alike.
+
+    Raises:
+        InputError: their mel bins or windows differ.
+    """
+    heard = [(config.num_mel_bins, config.max_source_positions) for config in configs]
+    if heard[0] != heard[1]:
+        (bins, frames), (others, more) = heard
+        raise InputError(
+            f"pair {pair!r}: target and draft do not hear alike ({bins} and {others} mel bins, windows "
+            f"of {2 * frames} and {2 * more} frames)",
+            "Take a draft of the target's family.",
+        )
+
+
+def check_extractors(pair: str, extractors: Sequence[Any], configs: Sequence[Any]) -> None:
+    """Makes sure that a pair's two models hear alike, and what their extractors give them.
 
     Raises:
         InputError: their mel bins, sampling rates or windows differ.
     """
+    check_hearing(pair, configs)
+    for extractor, config in zip(extractors, configs, strict=True):
+        given = extractor.feature_size, extractor.nb_max_frames
+        wanted = config.num_mel_bins, 2 * config.max_source_positions
+        if given != wanted:
+            raise InputError(
+                f"pair {pair!r}: preprocessor_config.json gives {given[0]} mel bins and windows of "
+                f"{given[1]} frames, and the model hears {wanted[0]} and {wanted[1]}",
+                "Take the preprocessor_config.json that belongs to the model.",
+            )
     heard = [(one.feature_size, one.sampling_rate, one.n_fft, one.hop_length, one.n_samples)
              for one in extractors]  # fmt: skip
     if heard[0] != heard[1]:
@@ -165,19 +204,24 @@ def check_extractors(pair: str, extractors: Sequence[Any]) -> None:
         )
 
 
-def share_encoder(target: Any, draft: Any, trust_shapes: bool = False) -> None:
+def share_encoder(target: Any, draft: Any, trust_shapes: bool = False) -> bool:
     """Gives the draft the target's encoder where the two are the same, as in a distilled decoder.
 
     Args:
-        trust_shapes: an equal shape is enough, for random weights; else the weights must be equal.
+        trust_shapes: an equal shape and dtype is enough, for weights that are random or not there; else
+            the weights must be equal.
+
+    Returns:
+        whether they are the same.
     """
     ours, theirs = (model.get_encoder() for model in (target, draft))
     weights = [dict(one.named_parameters()) for one in (ours, theirs)]
-    if {name: one.shape for name, one in weights[0].items()} != {
-        name: one.shape for name, one in weights[1].items()
-    }:
-        return
-    if trust_shapes or all(
-        bool((one == weights[1][name]).all()) for name, one in weights[0].items()
-    ):
+    shapes = [{name: (one.shape, one.dtype) for name, one in some.items()} for some in weights]
+    # A number of two dtypes may be equal, but a decoder cannot work on the other one's.
+    same = shapes[0] == shapes[1] and (
+        trust_shapes
+        or all(bool((one == weights[1][name]).all()) for name, one in weights[0].items())
+    )
+    if same:
         draft.model.encoder = ours
+    return same

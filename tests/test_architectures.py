@@ -49,7 +49,7 @@ PUBLISHED = {
     "openai/whisper-small.en": 242_000_000,
     "openai/whisper-medium": 764_000_000,
     "openai/whisper-medium.en": 764_000_000,
-    "openai/whisper-large-v1": 1_540_000_000,
+    "openai/whisper-large": 1_540_000_000,
     "openai/whisper-large-v2": 1_540_000_000,
     "openai/whisper-large-v3": 1_540_000_000,
     "openai/whisper-large-v3-turbo": 809_000_000,

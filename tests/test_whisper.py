@@ -213,14 +213,129 @@ class TestFolderOfAudio:
         path = other / "draft" / "preprocessor_config.json"
         found = json.loads(path.read_text())
         path.write_text(json.dumps({**found, "feature_size": 16}))
+        with pytest.raises(InputError, match=r"gives 16 mel bins.*the model hears 8"):
+            run(tmp_path, other, librispeech)
+        config = other / "draft" / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "num_mel_bins": 16}))
         with pytest.raises(InputError, match="do not hear alike"):
             run(tmp_path, other, librispeech)
+
+    def test_a_dataset_that_no_case_has(self, tmp_path, librispeech):
+        with pytest.raises(InputError, match="no case has it"):
+            run(tmp_path, None, librispeech, pair="demo-lm", task="auto")
+
+    def test_sets_of_one_name_are_told_apart(self, tmp_path, folder, librispeech):
+        found = set()
+        for i, word in enumerate(("LAMP", "LAMPS")):
+            other = tmp_path / str(i) / "test"
+            shutil.copytree(librispeech, other)
+            for path in other.rglob("*.trans.txt"):
+                path.write_text(path.read_text().replace("LAMP", word))
+            rows = run(tmp_path / "out", folder, other, method="fused", gamma="0")
+            found |= set(rows["dataset"])
+        assert len(found) == 2
+        assert all(name.startswith("test@") for name in found)
+
+    def test_a_decoder_writes_no_more_than_it_has_positions_for(
+        self, tmp_path, folder, librispeech
+    ):
+        rows = run(
+            tmp_path, folder, librispeech, method="fused", gamma="0", max_new_tokens=500, samples=2
+        )
+        assert (rows["prompt_tokens"] + rows["new_tokens"] <= 64).all()
+
+    def test_what_was_cut_off_is_said(self, rows):
+        from specbench.report.captions import cut_off
+        from specbench.report.summary import summarise
+
+        cut = int((rows["finish_reason"] == "length").sum())
+        assert cut > 0
+        assert cut_off(summarise(rows)) == (
+            f"{cut} of {len(rows)} outputs were cut off at max_new_tokens"
+        )
 
     def test_a_speech_model_and_a_text_model(self, folder):
         from specbench.assets import demo_dir
 
         with pytest.raises(InputError, match="speech model and the other is none"):
             pair_kind(get_pair(f"{folder}/target+{demo_dir() / 'lm' / 'draft'}"))
+
+
+class TestOtherFolders:
+    """What older or stranger folders lack."""
+
+    @pytest.fixture
+    def copy(self, tmp_path, folder):
+        shutil.copytree(folder, tmp_path / "pair")
+        return tmp_path / "pair"
+
+    def load(self, copy, dtype="auto"):
+        return load_pair(get_pair(f"{copy}/target+{copy}/draft"), "cpu", dtype)
+
+    def test_a_prompt_without_a_generation_config(self, folder):
+        """As the older folders of several languages say it: by their size and their tokenizer."""
+        from types import SimpleNamespace
+
+        pair = self.load(folder)
+        bare = SimpleNamespace(
+            generation_config=transformers.GenerationConfig(),
+            config=SimpleNamespace(decoder_start_token_id=257, vocab_size=51_865),
+        )
+        assert whisper.prompt("x", bare, pair.tokenizer) == pair.speech_prompt
+
+    def test_a_model_of_english_alone_gets_no_language(self, folder):
+        from types import SimpleNamespace
+
+        tokenizer = self.load(folder).tokenizer
+        settings = transformers.GenerationConfig(
+            decoder_start_token_id=257, no_timestamps_token_id=261
+        )
+        model = SimpleNamespace(
+            generation_config=settings, config=SimpleNamespace(vocab_size=51_864)
+        )
+        assert whisper.prompt("x", model, tokenizer) == (257, 261)
+
+    def test_no_start_is_a_sentence(self, folder):
+        from types import SimpleNamespace
+
+        model = SimpleNamespace(
+            generation_config=transformers.GenerationConfig(), config=SimpleNamespace()
+        )
+        with pytest.raises(InputError, match="decoder starts"):
+            whisper.prompt("x", model, self.load(folder).tokenizer)
+
+    def test_an_encoder_is_shared_if_it_is_the_same_in_one_dtype(self, copy):
+        target = transformers.WhisperForConditionalGeneration.from_pretrained(copy / "target")
+        # What is stored in half precision equals its own numbers in single precision.
+        half = target.half()
+        half.save_pretrained(copy / "draft")
+        half.float().save_pretrained(copy / "target")
+        pair = load_pair(get_pair(f"{copy}/target+{copy}/draft"), "cpu", "auto")
+        assert pair.draft.get_encoder() is pair.target.get_encoder()
+        assert {one.dtype for one in pair.draft.parameters()} == {torch.float32}
+        other = transformers.WhisperForConditionalGeneration.from_pretrained(copy / "draft").half()
+        assert not whisper.share_encoder(pair.target, other)
+
+    def test_a_decoder_alone_listens_with_the_targets_encoder(self, copy, librispeech, tmp_path):
+        target = transformers.WhisperForConditionalGeneration.from_pretrained(copy / "target")
+        config = target.config
+        config.decoder_layers = 1
+        draft = transformers.WhisperForCausalLM(config)
+        draft.model.decoder.layers[0].load_state_dict(target.model.decoder.layers[0].state_dict())
+        draft.save_pretrained(copy / "draft")
+        pair = self.load(copy)
+        assert pair.draft.get_encoder() is pair.target.get_encoder()
+        rows = run(tmp_path, copy, librispeech, method="fused", gamma="3", samples=2)
+        assert (rows["status"] == "ok").all()
+        with pytest.raises(InputError, match="decoder without an encoder"):
+            load_pair(get_pair(f"{copy}/draft+{copy}/target"), "cpu", "auto")
+
+    def test_dummies_that_do_not_hear_alike(self):
+        from specbench.pairs import check_available
+
+        spec = get_pair("openai/whisper-large-v3+openai/whisper-tiny")
+        with pytest.raises(InputError, match="do not hear alike"):
+            check_available(spec, "dummy")
 
 
 class TestDummies:

@@ -122,9 +122,11 @@ def run(
     if resume is None:
         from specbench.scenario import load_scenario
 
-        if scenario is None and task is None and not _suits_the_demo(pair, load_format, dataset):
-            given["task"] = "auto"
-        chosen, text = load_scenario("demo" if scenario is None else scenario, given)
+        if scenario is None:
+            scenario = "demo" if task is not None else _default_scenario(pair, load_format, dataset)
+            if load_format == "dummy" and task is None:
+                given["task"] = "auto"
+        chosen, text = load_scenario(scenario, given)
         todo = _plan(chosen, talk)
         if dry_run:
             _show_cases(todo)
@@ -142,13 +144,19 @@ def run(
     _execute(todo, writer, talk)
 
 
-def _suits_the_demo(pair: str | None, load_format: str | None, dataset: str | None) -> bool:
-    """Whether the demo's tasks, which are texts, can be given to such pairs."""
-    from specbench.pairs import get_pair, pair_kind
+def _default_scenario(pair: str | None, load_format: str | None, dataset: str | None) -> str:
+    """The demo's tasks are texts; pairs that hear, and sets of speech, have a scenario of their own."""
+    from specbench.pairs import check_available, get_pair, pair_kind
 
-    names = [name.strip() for name in pair.split(",")] if pair else []
-    kinds = {pair_kind(get_pair(name)) for name in names}
-    return load_format != "dummy" and dataset is None and "speech" not in kinds
+    if dataset is not None:
+        return "asr"
+    for name in pair.split(",") if pair else []:
+        spec = get_pair(name.strip())
+        if spec.kind is None:  # its own files say, which may have to be fetched
+            check_available(spec, "dummy" if load_format == "dummy" else "auto")
+        if pair_kind(spec) == "speech":
+            return "asr"
+    return "demo"
 
 
 def _plan(scenario: Scenario, talk: Console) -> Plan:

@@ -31,6 +31,8 @@ class RaggedCache(Cache):  # type: ignore[misc]
         self.rows: slice | None = None
         self.is_placed = False
         """Whether the attentions write for themselves (`compiled`)."""
+        self.handed_on: list[Tensor] | None = None
+        """What the last layer then gave, where somebody wants to know."""
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
@@ -70,6 +72,8 @@ class RaggedCache(Cache):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """Writes one layer's (B, H, T, D) keys and values and returns all up to the window."""
         if self.is_placed:
+            if self.handed_on is not None:
+                self.handed_on[:] = [key_states, value_states]
             return key_states, value_states
         if layer_idx == len(self._keys):
             self._keys.append(self._empty(key_states))
@@ -80,6 +84,11 @@ class RaggedCache(Cache):  # type: ignore[misc]
         write(keys, self.positions, key_states)
         write(values, self.positions, value_states)
         return keys[:, :, : self.window], values[:, :, : self.window]
+
+    @property
+    def layers_held(self) -> int:
+        """How many layers' memory has been taken."""
+        return len(self._keys)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, (B, H, capacity + 1, D) each, once memory is taken."""

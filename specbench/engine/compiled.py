@@ -2,21 +2,23 @@
 
 A model's layers are alike but for their weights, so they share their compiled code: 32 of them take the
 time of one, where the model as a whole takes half a minute for every shape. What would tell them apart is
-their number, by which a cache finds a layer's keys; so here every attention carries its own keys, and all
-have the same number.
+their number, by which a cache finds a layer's keys; so here every attention carries its own keys. Where a
+model asks for them by number all the same, as one that attends to an encoder does, all have one number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from specbench.engine.cache import RaggedCache, write
+from specbench.errors import InputError
 
 MOST_SHAPES = 1024
 """Shapes of a layer that may be compiled: one for each batch size and capacity, and another for its steps
@@ -78,13 +80,56 @@ class CompiledModel:
             (one, one.layer_idx) for one in model.modules()
             if has_our_attention and hasattr(one, "layer_idx")
         ]  # fmt: skip
-        self._tokens = 0
+        self._hears = not all(getattr(one, "is_causal", True) for one, _ in self._attentions)
+        self._plain = [(part, part.forward) for part, _ in self._parts]
+        self._tokens, self._is_probed = 0, not self._attentions
 
     def __call__(self, cache: RaggedCache, **inputs: Any) -> Any:
         """The model's output for these inputs, after a forward that took the cache's memory."""
         self._tokens = inputs["input_ids"].shape[1]
+        if not self._is_probed:
+            self._probe(cache, inputs)
         with self._in_place(cache):
             return self._model(**inputs)
+
+    def _probe(self, cache: RaggedCache, inputs: Mapping[str, Any]) -> None:
+        """Looks, uncompiled, whether each attention asks once for just what the cache was given.
+
+        Between the two some architectures change it, or attend twice; they are not for this.
+        """
+        seen: list[int] = []
+        handed_on: list[Tensor] = []
+
+        def probe(attention: Any, number: int) -> None:
+            place = attention.specbench_place
+
+            def write(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+                if isinstance(place, Place) and keys is handed_on[0] and values is handed_on[1]:
+                    seen.append(number)
+                found: tuple[Tensor, Tensor] = place.write(keys, values)
+                return found
+
+            attention.specbench_place = SimpleNamespace(write=write)
+
+        cache.handed_on = handed_on
+        try:
+            with self._in_place(cache, self._plain):
+                for attention, number in self._attentions:
+                    probe(attention, number)
+                self._model(**inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError):
+            seen.clear()  # what it makes of its keys fits nowhere
+        finally:
+            cache.handed_on = None
+        if sorted(seen) != list(range(cache.layers_held)):
+            raise InputError(
+                f"{type(self._model).__name__} changes its keys and values before it attends to them, so "
+                "its layers cannot be compiled one by one",
+                "Give --execution graphs.",
+            )
+        self._is_probed = True
 
     def _compiled(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         compiled = torch.compile(forward, dynamic=False)
@@ -98,22 +143,25 @@ class CompiledModel:
         return call
 
     def _vary(self, value: object) -> None:
-        """Tells torch which dimensions of a tensor count the step's tokens."""
+        """Tells torch which dimension of a tensor counts the step's tokens: of a mask the third."""
         if isinstance(value, Tensor) and self._tokens > 1:
-            for dim, size in enumerate(value.shape):
-                if dim > 0 and size == self._tokens:
-                    torch._dynamo.maybe_mark_dynamic(value, dim)
+            dim = 2 if value.ndim == 4 else 1
+            if value.ndim > 1 and value.shape[dim] == self._tokens:
+                torch._dynamo.maybe_mark_dynamic(value, dim)
 
     @contextmanager
-    def _in_place(self, cache: RaggedCache) -> Iterator[None]:
+    def _in_place(
+        self, cache: RaggedCache, parts: Sequence[tuple[nn.Module, Any]] | None = None
+    ) -> Iterator[None]:
         self._vary(cache.positions)
         cache.is_placed = bool(self._attentions)
         try:
             for attention, number in self._attentions:
                 attention.specbench_place = _place(attention, cache, number)
-                attention.layer_idx = 0
-            for part, compiled in self._parts:
-                part.forward = compiled
+                if self._hears:
+                    attention.layer_idx = 0
+            for part, forward in self._parts if parts is None else parts:
+                part.forward = forward
             yield
         finally:
             for part, _ in self._parts:

@@ -206,6 +206,7 @@ class NativeEngine:
         cache = self.target.new_cache(1, rounded(length))
         if request.features is not None:
             assert isinstance(self.target, SpeechModel)
+            self.target.allocate(cache)
             self.target.listen(self.target.encode(request.features[None]), cache)
         logits = self.target.forward(tokens, positions, cache, [length], keep=len(new_tokens) + 1)
         rows = logits[0, :-1].double().log_softmax(-1)

@@ -43,6 +43,11 @@ class SpeechCache(RaggedCache):
         layer = self._heard.layers[index]
         return layer.keys, layer.values
 
+    def hear_nothing(self, silence: Tensor) -> None:
+        """Takes the memory for what layers hear, (B, H, S, D) each, like this."""
+        for layer in self._heard.layers:
+            layer.memory = [silence.clone(), silence.clone()]
+
     def listen(self, now: bool) -> None:
         """Whether the next forwards keep an encoder's output, or attend to what was kept of one."""
         self.both.is_updated = dict.fromkeys(range(len(self._heard)), not now)
@@ -83,9 +88,6 @@ class _Layer:
         return self._rows(self.memory[1])
 
     def keep(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.memory:
-            size = self._cache.size
-            self.memory = [one.new_zeros(size, *one.shape[1:]) for one in (keys, values)]
         self.keys.copy_(keys)
         self.values.copy_(values)
         return self.keys, self.values
@@ -117,7 +119,7 @@ class SpeechModel(CausalModel):
         self.encoder_parameters = int(self.encoder.num_parameters())
         self.parameters = int(self._decoder.num_parameters())
         self.frames, self._width = int(config.max_source_positions), int(config.d_model)
-        self._layers = int(config.decoder_layers)
+        self._layers, self._heads = int(config.decoder_layers), int(config.decoder_attention_heads)
         # Stands for the encoder's output where that is kept: without one the decoder does not attend.
         self._heard = torch.zeros(1, 1, self._width, dtype=self.dtype, device=self.device)
 
@@ -126,9 +128,12 @@ class SpeechModel(CausalModel):
         return SpeechCache(size, capacity, self._layers)
 
     def allocate(self, cache: RaggedCache, attention: str = PAD) -> None:
-        """Takes the cache's memory, by listening to nothing."""
-        silence = self._heard.new_zeros(cache.size, self.frames, self._width)
-        self.listen(silence, cache, attention=attention)
+        """Takes the cache's memory; nothing has been heard."""
+        assert isinstance(cache, SpeechCache)
+        cache.hear_nothing(
+            self._heard.new_zeros(cache.size, self._heads, self.frames, self._width // self._heads)
+        )
+        super().allocate(cache, attention)
 
     @torch.no_grad()
     def encode(self, features: Tensor, attention: str = PAD) -> Tensor:

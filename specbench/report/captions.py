@@ -14,6 +14,7 @@ from specbench.report.summary import GROUP_KEY, STEADY_SPREAD, keys_of
 UNSTEADY = "~"
 APPROXIMATE = "≈"
 UNKNOWN = "?"
+SPEECH = "asr"
 DUMMY = "dummy"
 """The load format of random weights."""
 
@@ -23,14 +24,16 @@ _IMPLEMENTATIONS = {"torch": "torch ops", "cuda": "CUDA kernels"}
 def group_captions(lines: pd.DataFrame) -> list[str]:
     """All that is to be said below the table of one `compare.Group`."""
     found = [fastest(lines), latency(lines), utilisation(lines), implementation(lines)]
-    found += [*marks(lines), *invented(lines), *failures(lines)]
+    found += [cut_off(lines), *marks(lines), *invented(lines), *failures(lines)]
     return [caption for caption in found if caption]
 
 
 def group_title(key: dict[str, Any]) -> str:
     """demo-lm · code · batch 8 · temperature 0.6 · native · pad · graphs · float16 · dummy weights"""
     lengths = key["prompt_lengths"]
-    shown = [key["pair"], key["task"], lengths and f"prompts {lengths}"]
+    # Other tasks have one data set.
+    task = f"{key['task']} {key['dataset']}" if key["task"] == SPEECH else key["task"]
+    shown = [key["pair"], task, lengths and f"prompts {lengths}"]
     shown += [_named("batch", key["batch_size"])]
     shown += [_named("temperature", key["temperature"]), _named("top-k", key["top_k"])]
     shown += [_named("top-p", key["top_p"]), key["engine"], key["attention"], key["execution"]]
@@ -38,6 +41,13 @@ def group_title(key: dict[str, Any]) -> str:
     shown += ["dummy weights" if key["load_format"] == DUMMY else None]
     shown += [_named("synthetic acceptance", key["synthetic_acceptance"])]
     return " · ".join(str(part) for part in shown if part is not None)
+
+
+def cut_off(lines: pd.DataFrame) -> str | None:
+    """That outputs which were scored had no end: what is missing counts against them."""
+    scored = lines[lines["metric"].notna()]
+    number, of = int(scored["cut_off"].sum()), int(scored["sequences"].sum())
+    return f"{number} of {of} outputs were cut off at max_new_tokens" if number else None
 
 
 def fastest(lines: pd.DataFrame) -> str | None:

@@ -31,6 +31,7 @@ _TEXTS = [
     "status",
     "error",
     "metric",
+    "finish_reason",
 ]
 _NUMBERS = [
     *["new_tokens", "verify_steps", "drafted", "accepted", "wall_s", "verify_s"],
@@ -46,7 +47,8 @@ def summarise(rows: pd.DataFrame, time_budget_s: float | None = None) -> pd.Data
 
     Columns: `run_id`, `schema.CASE_KEY`, `implementation`, `device_name`, `metric`, then
 
-    - how much: `sequences` (status ok), `failed`, `skipped`, `repeats`, `first_error`
+    - how much: `sequences` (status ok), `cut_off` (those of them that found no end), `failed`,
+      `skipped`, `repeats`, `first_error`
     - counts over the ok rows: `new_tokens`, `verify_steps`, `drafted`, `accepted`
     - `wall_s`: time that batches took; the sequences of a batch share it
     - rates (see `stats`): `tau`, `alpha`, `tokens_per_s`, `verify_share`, `host_gap_share`, `mfu`,
@@ -108,6 +110,7 @@ def _how_much(case: Columns, ok: Columns) -> dict[str, Any]:
     metrics = ok["metric"][pd.notna(ok["metric"])]
     return {
         "sequences": len(ok["status"]),
+        "cut_off": int(np.sum(ok["finish_reason"] == "length")),
         "failed": int(np.sum(case["status"] == "failed")),
         "skipped": int(np.sum(case["status"] == "skipped")),
         "repeats": len(np.unique(ok["repeat"])),

@@ -49,14 +49,22 @@ class SpeechRecognition:
         """
         return self._utterances.samples()
 
-    def pick(self, count: int, seed: int) -> list[Sample]:
+    def fingerprint(self) -> str:
+        """The set's name; of a folder its own, and a digest that tells it from others of that name."""
+        return self._utterances.fingerprint()
+
+    def pick(self, count: int, seed: int, longest: float | None = None) -> list[Sample]:
         """`count` utterances without repetition; a larger count begins with the smaller one's.
+
+        Args:
+            longest: seconds; what is longer is left out of a hub's set, and stays in a folder's, whose
+                owner can split it.
 
         Raises:
             InputError: there are fewer.
             InputError, MachineError: as `check_available`.
         """
-        return self._utterances.pick(count, seed)
+        return self._utterances.pick(count, seed, longest)
 
     def use_spelling(self, spelling: Mapping[str, str]) -> None:
         """Has `score` write British words the American way before it compares.

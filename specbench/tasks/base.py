@@ -84,8 +84,8 @@ class MadeTask(Task, Protocol):
 class LargeTask(StoredTask, Protocol):
     """A task whose data set may be too large to be read as a whole."""
 
-    def pick(self, count: int, seed: int) -> list[Sample]:
-        """As `choose`."""
+    def pick(self, count: int, seed: int, longest: float | None = None) -> list[Sample]:
+        """As `choose`; of a set that is nobody's to mend, what is over `longest` seconds is left out."""
 
     def check_available(self) -> None:
         """Raises InputError or MachineError if the data set cannot be had."""

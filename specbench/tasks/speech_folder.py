@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import unicodedata
@@ -72,8 +73,20 @@ class SpeechFolder:
             for file, sample_id, text in utterances
         ]
 
-    def pick(self, count: int, seed: int) -> list[Sample]:
-        """`count` of them, by the law of `tasks.base.choose`.
+    def fingerprint(self) -> str:
+        """The folder's name and a digest of all ids and transcripts; "demo" for the embedded one.
+
+        Raises:
+            InputError: as `samples`.
+        """
+        if self.embedded:
+            return "demo"
+        text = "\n".join(f"{one.sample_id}\t{one.reference}" for one in self.samples())
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{self.folder.resolve().name}@{digest}"
+
+    def pick(self, count: int, seed: int, longest: float | None = None) -> list[Sample]:
+        """`count` of them, by the law of `tasks.base.choose`, however long.
 
         Raises:
             InputError: as `samples`, or there are fewer.

@@ -88,8 +88,11 @@ class SpeechSet(Protocol):
     def samples(self) -> list[Sample]:
         """All of them in a fixed order."""
 
-    def pick(self, count: int, seed: int) -> list[Sample]:
+    def pick(self, count: int, seed: int, longest: float | None = None) -> list[Sample]:
         """`count` of them; a larger count begins with the smaller one's."""
+
+    def fingerprint(self) -> str:
+        """A name that tells the set from others."""
 
 
 def find_speech_set(name: str) -> SpeechSet:
@@ -139,15 +142,23 @@ class HubSpeech:
         """
         return list(self._stream(seed=None))
 
-    def pick(self, count: int, seed: int) -> list[Sample]:
-        """The first `count` of a stream that is shuffled group by group.
+    def fingerprint(self) -> str:
+        """Its name."""
+        return self.spec.name
+
+    def pick(self, count: int, seed: int, longest: float | None = None) -> list[Sample]:
+        """The first `count` of a stream that is shuffled group by group, without what is longer.
 
         The order depends on the seed, on the revision and on the version of datasets.
 
         Raises:
             InputError, MachineError: as `samples`, or there are fewer.
         """
-        picked = list(islice(self._stream(seed), count))
+        fitting = (
+            sample for sample in self._stream(seed)
+            if longest is None or sample.audio is None or sample.audio.seconds <= longest
+        )  # fmt: skip
+        picked = list(islice(fitting, count))
         if len(picked) < count:
             raise too_few(self.spec.name, count, len(picked))
         return picked

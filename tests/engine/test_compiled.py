@@ -11,6 +11,7 @@ import transformers
 
 from specbench.engine.cache import RaggedCache
 from specbench.engine.model import CausalModel
+from specbench.errors import InputError
 
 CAPACITY = 64
 
@@ -119,5 +120,20 @@ def test_a_failed_step_leaves_the_model_as_it_was():
     model.forward(positions, positions, cache, [CAPACITY] * 2)
     with pytest.raises(IndexError):
         model.forward(positions + 1000, positions, cache, [CAPACITY] * 2, compiled=True)
+    for one, other in zip(steps(model, False), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_model_that_changes_its_values_before_it_attends_is_refused():
+    """DiffLlama attends twice, to halves: compiled, it would compute something else in silence."""
+    torch.manual_seed(0)
+    config = transformers.DiffLlamaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=32,
+    )  # fmt: skip
+    model = CausalModel(transformers.AutoModelForCausalLM.from_config(config).eval())
+    expected = steps(model, False)
+    with pytest.raises(InputError, match="cannot be compiled one by one"):
+        steps(model, True)
     for one, other in zip(steps(model, False), expected, strict=True):
         torch.testing.assert_close(one, other)
