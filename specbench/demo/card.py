@@ -1,5 +1,6 @@
 """Writes demo-lm's model card from what the recipe measured: every figure comes from there."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def _shapes(metrics: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _fits(metrics: dict[str, Any]) -> str:
+def fits_table(metrics: dict[str, Any]) -> str:
+    """Rows of what each stage of training took."""
     rows = []
     for role, fit in metrics["fits"].items():
         cells = (f"{fit['steps']:,}", f"{fit['tokens']:,}", f"{fit['seconds']:.0f}")
@@ -110,10 +112,11 @@ def _fits(metrics: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _quality(metrics: dict[str, Any]) -> str:
+def quality_table(metrics: dict[str, Any], figures: Sequence[tuple[str, str, str]]) -> str:
+    """Rows of held-out figures of target and draft: (label, key, format) each."""
     target, draft = metrics["held_out"]["target"], metrics["held_out"]["draft"]
     return "\n".join(
-        f"| {label} | {target[key]:{form}} | {draft[key]:{form}} |" for label, key, form in _QUALITY
+        f"| {label} | {target[key]:{form}} | {draft[key]:{form}} |" for label, key, form in figures
     )
 
 
@@ -139,8 +142,8 @@ def write_card(path: Path, metrics: dict[str, Any]) -> None:
         draft_millions=sizes["draft"] / 1e6,
         ratio=sizes["target"] / sizes["draft"],
         shapes=_shapes(metrics),
-        fits=_fits(metrics),
-        quality=_quality(metrics),
+        fits=fits_table(metrics),
+        quality=quality_table(metrics, _QUALITY),
         agreement=_agreement(metrics),
         total_seconds=metrics["total_seconds"],
         reused=metrics.get("reused", ""),

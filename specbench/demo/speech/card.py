@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from specbench.demo.card import fits_table, quality_table
+
 _CARD = """# demo-asr
 
 A pair of small speech recognisers for trying speculative sampling without a download: a *target* of
@@ -108,21 +110,6 @@ def _shapes(metrics: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _fits(metrics: dict[str, Any]) -> str:
-    rows = []
-    for role, fit in metrics["fits"].items():
-        cells = (f"{fit['steps']:,}", f"{fit['tokens']:,}", f"{fit['seconds']:.0f}")
-        rows.append(f"| {role} | {' | '.join(cells)} | {fit['train_loss']:.3f} |")
-    return "\n".join(rows)
-
-
-def _quality(metrics: dict[str, Any]) -> str:
-    target, draft = metrics["held_out"]["target"], metrics["held_out"]["draft"]
-    return "\n".join(
-        f"| {label} | {target[key]:{form}} | {draft[key]:{form}} |" for label, key, form in _QUALITY
-    )
-
-
 def write_card(path: Path, metrics: dict[str, Any], vocabulary: int, gamma: int) -> None:
     """Fills the card with the figures of metrics.json."""
     recipe, held, pair = metrics["recipe"], metrics["held_out"], metrics["held_out"]["pair"]
@@ -140,8 +127,8 @@ def write_card(path: Path, metrics: dict[str, Any], vocabulary: int, gamma: int)
         seed=recipe["seed"],
         overlap_goal=recipe["overlap_goal"],
         shapes=_shapes(metrics),
-        fits=_fits(metrics),
-        quality=_quality(metrics),
+        fits=fits_table(metrics),
+        quality=quality_table(metrics, _QUALITY),
         stages=", ".join(f"{name} {took:.0f}" for name, took in metrics["stages"].items()),
         total_seconds=metrics["total_seconds"],
         reused=metrics["reused"],
