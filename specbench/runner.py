@@ -157,8 +157,6 @@ def _utterances(
     pairs = {case.pair for case in cases if case.task == ASR and not case.skip}
     if not pairs:
         return [], None
-    for pair in pairs:
-        check_available(specs[pair], scenario.load_format)
     task = get_task(ASR, dataset=scenario.dataset)
     assert isinstance(task, SpeechRecognition)
     task.check_available()
@@ -300,6 +298,11 @@ class _PairRun:
             case.task: get_task(case.task, case.prompt_tokens, case.dataset) for case in cases
         }
         self.samples = {name: self._choose(name) for name in self.tasks}
+        self.longest = {
+            name: max(len(pair.prompt(sample)) for sample in samples)
+            for name, samples in self.samples.items()
+        }
+        """Tokens of the longest prompt of each task."""
         self.features: dict[str, torch.Tensor] = {}
         self.recorder = SpanRecorder(todo.device)
         self.told: set[str] = set()
@@ -402,8 +405,7 @@ class _PairRun:
         """Memory for the longest prompt and the largest γ at once, lest it grow from case to case."""
         case = block[0]
         most_drafts = max(make_policy(one.gamma).limit for one in block)
-        longest = max(len(self.pair.prompt(sample)) for sample in self.samples[case.task])
-        tokens = longest + self._new_tokens(case) + most_drafts
+        tokens = self.longest[case.task] + self._new_tokens(case) + most_drafts
         with suppress(torch.OutOfMemoryError):  # each case meets it again, and records it
             self.engine.reserve(case.batch_size, tokens, most_drafts)
 
@@ -438,8 +440,7 @@ class _PairRun:
         limit = self.engine.max_positions
         if self.pair.kind == "text" or limit is None:
             return case.max_new_tokens
-        prompt = max(len(self.pair.prompt(sample)) for sample in self.samples[case.task])
-        return min(case.max_new_tokens, limit - prompt)
+        return min(case.max_new_tokens, limit - self.longest[case.task])
 
     def _features(self, sample: Sample) -> torch.Tensor | None:
         """Made when first heard, and kept: every method and γ hears the same."""

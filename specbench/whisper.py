@@ -27,7 +27,7 @@ _EXAMPLES = {
     V3: "whisper-large-v3/distil-large-v3",
 }
 _OPENAI = {
-    MULTILINGUAL: ("tiny", "base", "small", "medium", "large-v1", "large-v2"),
+    MULTILINGUAL: ("tiny", "base", "small", "medium", "large-v2"),
     ENGLISH: ("tiny.en", "base.en", "small.en", "medium.en"),
     V3: ("large-v3", "large-v3-turbo"),
 }
@@ -52,10 +52,12 @@ class Member:
 
 
 def _family() -> dict[str, Member]:
-    found = {"whisper-large": Member("openai/whisper-large-v2", MULTILINGUAL)}
+    found = {
+        "whisper-large": Member("openai/whisper-large-v2", MULTILINGUAL),
+        "whisper-large-v1": Member("openai/whisper-large", MULTILINGUAL),
+    }
     for group, names in _OPENAI.items():
         found |= {f"whisper-{name}": Member(f"openai/whisper-{name}", group) for name in names}
-    found["whisper-large-v1"] = Member("openai/whisper-large", MULTILINGUAL)
     for group, names in _DISTILLED.items():
         found |= {
             f"distil-{name}": Member(f"distil-whisper/distil-{name}", group) for name in names
@@ -108,7 +110,7 @@ def repositories(pair: str) -> tuple[str, str] | None:
 def is_speech(model: str) -> bool:
     """Whether a local folder's config.json, or a repository of the family, is of a speech model.
 
-    Of another repository it is not asked; see `is_speech_config`.
+    Of another repository nobody is asked: it counts as none.
     """
     if model in {member.repository for member in FAMILY.values()}:
         return True

@@ -741,3 +741,17 @@ def test_a_listening_socket_of_this_process_is_out_of_reach(kind):
         goal = ("127.0.0.1", server.getsockname()[1])
         body = f"import socket\nsocket.create_connection({goal!r}, 1)\nreturn 2 * x"
         assert not run(kind, body).passed
+
+
+def test_what_is_shown_is_mounted_read_only(kind):
+    """Rights of files alone would not do: an ordinary user may own the Python that is shown."""
+    places = seen(
+        kind,
+        """
+        import os, sys
+        shown = ["/usr", os.path.dirname(os.__file__), os.path.realpath(sys.executable)]
+        return {place: bool(os.statvfs(place).f_flag & os.ST_RDONLY) for place in shown}
+        """,
+    )
+    assert "True" in places
+    assert "False" not in places, places

@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
 
 from specbench import whisper
+from specbench.architectures import ARCHITECTURES
 from specbench.errors import InputError, MachineError
 from specbench.memory import needed, shape
 from specbench.pairs import get_pair, load_pair, pair_kind, pair_specs
@@ -220,6 +221,17 @@ class TestFolderOfAudio:
         with pytest.raises(InputError, match="do not hear alike"):
             run(tmp_path, other, librispeech)
 
+    def test_prompts_are_looked_at_once(self, tmp_path, folder, librispeech, monkeypatch):
+        """Of a data set of thousands, all prompts for every request would take minutes."""
+        from specbench.pairs import Pair
+
+        calls, prompt = [], Pair.prompt
+        monkeypatch.setattr(
+            Pair, "prompt", lambda self, sample: calls.append(1) or prompt(self, sample)
+        )
+        run(tmp_path, folder, librispeech, method="fused", gamma="0,2")
+        assert len(calls) <= 6 + 6 * 2
+
     def test_a_dataset_that_no_case_has(self, tmp_path, librispeech):
         with pytest.raises(InputError, match="no case has it"):
             run(tmp_path, None, librispeech, pair="demo-lm", task="auto")
@@ -341,8 +353,7 @@ class TestOtherFolders:
 class TestDummies:
     def test_a_shape_runs_offline(self, tmp_path, monkeypatch):
         monkeypatch.setitem(
-            __import__("specbench.architectures", fromlist=["x"]).ARCHITECTURES,
-            "openai/whisper-large-v2",
+            ARCHITECTURES, "openai/whisper-large-v2",
             ("WhisperConfig", {"d_model": 64, "encoder_layers": 1, "decoder_layers": 1,
              "encoder_attention_heads": 1, "decoder_attention_heads": 1, "encoder_ffn_dim": 64,
              "decoder_ffn_dim": 64, "vocab_size": 51865}),

@@ -124,8 +124,8 @@ def run(
 
         if scenario is None:
             scenario = "demo" if task is not None else _default_scenario(pair, load_format, dataset)
-            if load_format == "dummy" and task is None:
-                given["task"] = "auto"
+            if task is None and (scenario == "asr" or load_format == "dummy"):
+                given["task"] = "auto"  # one of several pairs may read
         chosen, text = load_scenario(scenario, given)
         todo = _plan(chosen, talk)
         if dry_run:

@@ -45,7 +45,7 @@ def group_title(key: dict[str, Any]) -> str:
 
 def cut_off(lines: pd.DataFrame) -> str | None:
     """That outputs which were scored had no end: what is missing counts against them."""
-    scored = lines[lines["metric"].notna()]
+    scored = lines[lines["quality"].notna()]
     number, of = int(scored["cut_off"].sum()), int(scored["sequences"].sum())
     return f"{number} of {of} outputs were cut off at max_new_tokens" if number else None
 
