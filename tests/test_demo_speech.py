@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from specbench.demo.speech import data, features, fitting, models, sentences, voices, words
+from specbench.demo.speech import (
+    data,
+    features,
+    fitting,
+    measuring,
+    models,
+    scoring,
+    sentences,
+    voices,
+    words,
+)
 from specbench.demo.speech.acoustics import Acoustics, Conditions
 from specbench.demo.speech.sentences import Sentence
 from specbench.demo.speech.voices import Voice
@@ -167,12 +177,11 @@ def test_conditions_keep_to_their_range_and_come_again_with_the_seed():
 
 
 def test_sizes_of_the_pair():
-    counts = [
-        sum(p.numel() for p in models.new_model(shape, 0).parameters())
-        for shape in (models.TARGET, models.DRAFT)
-    ]
+    target = models.new_model(models.TARGET, 0)
+    draft = models.new_draft(target, models.DRAFT, 0)
+    counts = [sum(p.numel() for p in one.parameters()) for one in (target, draft.model.decoder)]
     assert 5.5e6 < counts[0] < 6.5e6
-    assert 8 < counts[0] / counts[1] < 12
+    assert 7 < counts[0] / counts[1] < 12
     assert 2 * sum(counts) < 15e6  # as float16, in bytes
 
 
@@ -195,6 +204,29 @@ def test_a_stored_model_transcribes_by_itself(tmp_path):
     assert {"preprocessor_config.json", "generation_config.json", "tokenizer.json"} <= stored
 
 
+def test_a_stored_draft_is_a_decoder_that_listens_with_the_targets_encoder(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    _, tokenizer, _ = clips()
+    target = models.new_model(TINY, 0).eval()
+    draft = models.new_draft(target, models.DraftShape(1, 16), 1).eval()
+    models.export(target, tokenizer, tmp_path / "target")
+    models.export(draft, tokenizer, tmp_path / "draft", decoder_alone=True)
+    assert models.stored_bytes(tmp_path / "draft") < models.stored_bytes(tmp_path / "target")
+    stored, again, _ = measuring.load_both(tmp_path, "cpu")
+    assert again.model.encoder is stored.model.encoder
+    heard, labels = torch.randn(2, 80, 600), torch.tensor([[5, 6, 2], [7, 2, -100]])
+    was, now = (scoring.logits_of(one, heard, labels) for one in (draft, again))
+    torch.testing.assert_close(now, was, atol=0.02, rtol=0.02)  # stored as float16
+    # As transformers' own assisted generation loads it.
+    alone = AutoModelForCausalLM.from_pretrained(tmp_path / "draft", dtype=torch.float32).eval()
+    written = [
+        stored.generate(input_features=heard[:1], temperature=0.0, **options)
+        for options in ({}, {"assistant_model": alone})
+    ]
+    assert torch.equal(*written)
+
+
 def test_a_batch_holds_each_clip_once_before_any_comes_again():
     found, _, _ = clips()
     source = fitting.Source(found, 3, 0, Conditions())
@@ -207,12 +239,14 @@ def test_both_losses_reach_every_weight():
     found, _, _ = clips()
     batch = fitting.Source(found, 4, 0, Conditions()).batch(0.0, 0.1)
     target, learner = models.new_model(TINY, 0).eval(), fitting.Learner(models.new_model(TINY, 1))
-    for loss in (fitting.transcript_loss, fitting.following_loss(target)):
-        learner.zero_grad()
-        loss(learner, batch).backward()
+    follower = models.Follower(models.new_draft(target, models.DraftShape(1, 16), 2))
+    for trained, loss in (
+        (learner, fitting.transcript_loss), (follower, fitting.following_loss(target)),
+    ):  # fmt: skip
+        loss(trained, batch).backward()
         missing = [
             name
-            for name, weight in learner.named_parameters()
+            for name, weight in trained.named_parameters()
             if weight.requires_grad and weight.grad is None
         ]
         assert missing == []

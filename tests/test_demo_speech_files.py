@@ -54,8 +54,8 @@ def test_the_target_hears_and_the_draft_hears_worse():
     torch.manual_seed(0)
     waves, texts = (part[:16] for part in data.read_held_out(FOLDER / "audio"))
     losses, rates = {}, {}
-    for role in ROLES:
-        model, processor = measuring.load(FOLDER / role, "cpu")
+    *both, processor = measuring.load_both(FOLDER, "cpu")
+    for role, model in zip(ROLES, both, strict=True):
         heard = processor.feature_extractor(waves, sampling_rate=16_000, return_tensors="pt")
         labels = data.label_rows(processor.tokenizer, texts)
         losses[role] = scoring.loss(model, heard.input_features, labels)

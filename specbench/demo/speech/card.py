@@ -22,7 +22,8 @@ timestamps, nothing longer than 6 s.
 
 Whisper (`WhisperForConditionalGeneration`) with a window of 6 s instead of 30: 80 mel bins, 300
 encoder positions, 128 decoder positions. Float16 safetensors. One byte-level BPE tokenizer of
-{vocabulary} entries for both. The decoder's prompt is `<start>` alone.
+{vocabulary} entries for both. The decoder's prompt is `<start>` alone. The draft is a decoder alone
+(`WhisperForCausalLM`) and listens with the target's encoder, as distil-whisper's drafts do.
 
 | | encoder layers | decoder layers | width | heads | feed-forward | parameters | bytes |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -45,11 +46,12 @@ voices.
 
 ## Training
 
-From scratch, by `python -m specbench.demo.train asr`. The target learns transcripts; a CTC head on its
+By `python -m specbench.demo.train asr`. The target learns transcripts from scratch; a CTC head on its
 encoder, which reads letters and is thrown away afterwards, helps it to find where to listen. Over the
-first fifth of the time the noise rises from nearly none to its full level. The draft learns the target's
-law (KL divergence, some cross entropy) in the same way; it stops early if its overlap with the target
-on validation utterances reaches {overlap_goal:g}.
+first fifth of the time the noise rises from nearly none to its full level. The draft begins with the
+target's embeddings and the attention of its last layer, and learns the target's law (KL divergence,
+some cross entropy) over the target's encoder, which stays as it is; it stops once its overlap with the
+target on validation utterances reaches {overlap_goal:g}.
 
 Seed {seed}. Device: {device}, {cores} CPU cores. Python {python}, torch {torch}, transformers
 {transformers}, espeakng-loader {espeakng_loader}, soxr {soxr}. A run is bounded by seconds, so another
@@ -102,7 +104,8 @@ _QUALITY = (
 def _shapes(metrics: dict[str, Any]) -> str:
     rows = []
     for role in ("target", "draft"):
-        s, found = metrics["recipe"][f"{role}_shape"], metrics["held_out"][role]
+        shape, found = metrics["recipe"][f"{role}_shape"], metrics["held_out"][role]
+        s = metrics["recipe"]["target_shape"] | {"encoder_layers": "the target's"} | shape
         rows.append(
             f"| {role} | {s['encoder_layers']} | {s['decoder_layers']} | {s['width']} | {s['heads']} "
             f"| {s['feed_forward']} | {found['parameters']:,} | {found['bytes']:,} |"

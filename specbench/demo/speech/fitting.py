@@ -15,10 +15,17 @@ from specbench.demo.fitting import Fit, Schedule, autocast, optimizer_for, rate_
 from specbench.demo.speech.acoustics import Acoustics, Conditions
 from specbench.demo.speech.data import IGNORED, Clips, decoder_inputs, heard
 from specbench.demo.speech.features import LogMel, masked
-from specbench.demo.speech.models import BLANK, SPECIAL_TOKENS, START_ID, VOCABULARY, Learner
+from specbench.demo.speech.models import (
+    BLANK,
+    SPECIAL_TOKENS,
+    START_ID,
+    VOCABULARY,
+    Follower,
+    Learner,
+)
 
 Check = Callable[[Any], dict[str, float]]
-Loss = Callable[[Learner, "Batch"], torch.Tensor]
+Loss = Callable[[Any, "Batch"], torch.Tensor]
 log = logging.getLogger(__name__)
 
 EASY_SHARE = 0.2  # of the training: over it, the noise rises to its full level
@@ -115,21 +122,21 @@ def transcript_loss(learner: Learner, batch: Batch) -> torch.Tensor:
 
 
 def following_loss(target: Any, own_share: float = 0.2) -> Loss:
-    """The draft's: mostly KL(target || draft), a little cross entropy, and CTC of its encoder."""
+    """The draft's: mostly KL(target || draft), and a little cross entropy."""
 
-    def loss(learner: Learner, batch: Batch) -> torch.Tensor:
+    def loss(learner: Follower, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            teacher = target(
+            taught = target(
                 input_features=batch.features, decoder_input_ids=batch.tokens, use_cache=False
-            ).logits.float()
-        logits, read = learner(batch.features, batch.tokens)
+            )
+        teacher = taught.logits.float()
+        logits = learner(taught.encoder_last_hidden_state, batch.tokens)
         wanted = batch.labels != IGNORED
         fixed, own = teacher[wanted].log_softmax(-1), logits[wanted].log_softmax(-1)
         follow = (fixed.exp() * (fixed - own)).sum(-1).mean()
         learn = functional.nll_loss(own, batch.labels[wanted])
-        share = _ctc_share(batch.done)
         told: torch.Tensor = (1 - own_share) * follow + own_share * learn
-        return (1 - share) * told + share * reading_loss(read, batch)
+        return told
 
     return loss
 
@@ -140,7 +147,9 @@ def following_loss(target: Any, own_share: float = 0.2) -> Loss:
 class Trainer:
     """Trains a learner in place until its time is up."""
 
-    def __init__(self, learner: Learner, source: Source, loss_of: Loss, schedule: Schedule) -> None:
+    def __init__(
+        self, learner: Learner | Follower, source: Source, loss_of: Loss, schedule: Schedule
+    ) -> None:
         self.learner, self.source, self.loss_of, self.schedule = learner, source, loss_of, schedule
         self.device = source.clips.flat.device.type
         self.optimizer = optimizer_for(learner, schedule, self.device)

@@ -20,6 +20,14 @@ def load(folder: Path, device: str) -> tuple[Any, Any]:
     return model.eval().to(device), AutoProcessor.from_pretrained(folder)
 
 
+def load_both(output: Path, device: str) -> tuple[Any, Any, Any]:
+    """Target, draft with the target's encoder, and the processor of both."""
+    target, processor = load(output / "target", device)
+    draft, _ = load(output / "draft", device)
+    draft.model.encoder = target.model.encoder
+    return target, draft, processor
+
+
 def _quality(
     model: Any, tokenizer: Any, features: torch.Tensor, labels: torch.Tensor, texts: list[str]
 ) -> dict[str, Any]:
@@ -29,7 +37,6 @@ def _quality(
     sampled = scoring.transcribe(model, tokenizer, features, sample=True)
     misled = scoring.transcribe(model, tokenizer, other)
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
         "loss": scoring.loss(model, features, labels),
         "shuffled_loss": scoring.loss(model, other, labels),
         "wer": scoring.word_error_rate(texts, greedy),
@@ -51,12 +58,11 @@ def evaluate(output: Path, device: str, seed: int) -> dict[str, Any]:
     """Everything that the card tells of the held-out files, read back from where they were written."""
     torch.manual_seed(seed)
     waves, texts = data.read_held_out(output / "audio")
-    target, processor = load(output / "target", device)
-    draft, _ = load(output / "draft", device)
+    target, draft, processor = load_both(output, device)
     heard = processor.feature_extractor(waves, sampling_rate=RATE, return_tensors="pt")
     features, tokenizer = heard.input_features.to(device), processor.tokenizer
     labels = data.label_rows(tokenizer, texts).to(device)
-    models = {"target": target, "draft": draft}
+    models = {"target": (target, target), "draft": (draft, draft.model.decoder)}
     return {
         "utterances": len(texts),
         "seconds": sum(len(wave) for wave in waves) / RATE,
@@ -66,8 +72,11 @@ def evaluate(output: Path, device: str, seed: int) -> dict[str, Any]:
         "texts": texts,
         "pair": _agreement(target, draft, features),
         **{
-            role: {"bytes": stored_bytes(output / role)}
+            role: {
+                "bytes": stored_bytes(output / role),
+                "parameters": sum(p.numel() for p in own.parameters()),
+            }
             | _quality(model, tokenizer, features, labels, texts)
-            for role, model in models.items()
+            for role, (model, own) in models.items()
         },
     }

@@ -1,6 +1,7 @@
 """The two models of the pair, their tokenizer, and the files that they are stored as."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedTokenizerFast,
     WhisperConfig,
+    WhisperForCausalLM,
     WhisperForConditionalGeneration,
     WhisperProcessor,
 )
@@ -38,8 +40,16 @@ class Shape:
     feed_forward: int
 
 
+@dataclass(frozen=True)
+class DraftShape:
+    """The sizes of a draft's decoder; it listens with the target's encoder, so width is the target's."""
+
+    decoder_layers: int
+    feed_forward: int
+
+
 TARGET = Shape(width=256, heads=4, encoder_layers=4, decoder_layers=3, feed_forward=768)
-DRAFT = Shape(width=96, heads=3, encoder_layers=3, decoder_layers=1, feed_forward=288)
+DRAFT = DraftShape(decoder_layers=1, feed_forward=128)
 
 
 def train_tokenizer(texts: Iterable[str]) -> Any:
@@ -94,6 +104,34 @@ def new_model(shape: Shape, seed: int, dropout: float = 0.0) -> Any:
     return WhisperForConditionalGeneration(config)
 
 
+_COPIED = (
+    "self_attn", "self_attn_layer_norm", "encoder_attn", "encoder_attn_layer_norm", "final_layer_norm",
+)  # fmt: skip
+
+
+def new_draft(target: Any, shape: DraftShape, seed: int) -> Any:
+    """A smaller decoder behind the target's own encoder, as distil-whisper has it (2311.00430).
+
+    It begins with the target's embeddings and the attention of the target's last layers, which know where
+    to listen; its feed-forward parts are fresh.
+    """
+    torch.manual_seed(seed)
+    config = WhisperConfig.from_dict(
+        target.config.to_dict()
+        | {"decoder_layers": shape.decoder_layers, "decoder_ffn_dim": shape.feed_forward}
+        | {"dropout": 0.0}
+    )
+    draft = WhisperForConditionalGeneration(config).to(target.device)
+    draft.model.encoder = target.model.encoder
+    ours, theirs = draft.model.decoder, target.model.decoder
+    for name in ("embed_tokens", "embed_positions", "layer_norm"):
+        getattr(ours, name).load_state_dict(getattr(theirs, name).state_dict())
+    for mine, its in zip(ours.layers, theirs.layers[-len(ours.layers) :], strict=True):
+        for name in _COPIED:
+            getattr(mine, name).load_state_dict(getattr(its, name).state_dict())
+    return draft
+
+
 class Learner(nn.Module):
     """A model in training, with a second way to read its encoder: CTC, thrown away afterwards.
 
@@ -116,6 +154,28 @@ class Learner(nn.Module):
         return output.logits.float(), read.transpose(0, 1)
 
 
+class Follower(nn.Module):
+    """A draft in training: its decoder. The encoder, which is the target's, is left as it is."""
+
+    def __init__(self, draft: Any) -> None:
+        super().__init__()
+        self.decoder = draft.model.decoder
+        self._whole = (draft,)  # no module of this one: it would be trained with it
+
+    @property
+    def model(self) -> Any:
+        """The draft with its encoder."""
+        return self._whole[0]
+
+    def forward(self, heard: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The encoder's output (B, 300, width) and (B, T) -> logits (B, T, V)."""
+        hidden = self.decoder(
+            input_ids=tokens, encoder_hidden_states=heard, use_cache=False
+        ).last_hidden_state
+        logits: torch.Tensor = self.model.proj_out(hidden)  # its weights are the embedding's
+        return logits.float()
+
+
 def generation_config() -> Any:
     """Greedy, from <start> to <eos>; never <pad> or <start>, nor <eos> at once."""
     return GenerationConfig(
@@ -130,11 +190,12 @@ def generation_config() -> Any:
     )
 
 
-def export(model: Any, tokenizer: Any, folder: Path) -> None:
+def export(model: Any, tokenizer: Any, folder: Path, decoder_alone: bool = False) -> None:
     """Float16 weights, configuration, tokenizer and feature extractor, in transformers' layout."""
-    copy = WhisperForConditionalGeneration(model.config)
-    copy.load_state_dict(model.state_dict())
-    copy.config.dropout = 0.0
+    kind = WhisperForCausalLM if decoder_alone else WhisperForConditionalGeneration
+    copy, weights = kind(deepcopy(model.config)), model.state_dict()
+    copy.load_state_dict({name: weights[name] for name in copy.state_dict()})
+    copy.config.update({"dropout": 0.0, "is_encoder_decoder": True})
     copy.generation_config = generation_config()
     copy.half().save_pretrained(folder)
     WhisperProcessor(extractor(), tokenizer).save_pretrained(folder)

@@ -23,10 +23,10 @@ from specbench.demo.speech.card import write_card
 from specbench.demo.speech.data import Clips, Utterance
 from specbench.demo.speech.fitting import Source, Trainer
 from specbench.demo.speech.measuring import GAMMA, evaluate, load
-from specbench.demo.speech.models import DRAFT, TARGET, Learner, Shape
+from specbench.demo.speech.models import DRAFT, TARGET, DraftShape, Follower, Learner, Shape
 
-TARGET_SCHEDULE = Schedule(rate=1.5e-3, warmup=400, seconds=240, checks=10, noise=0.1)
-DRAFT_SCHEDULE = Schedule(rate=3e-3, warmup=200, seconds=120, checks=22, noise=0.1)
+TARGET_SCHEDULE = Schedule(rate=1.5e-3, warmup=400, seconds=270, checks=10, noise=0.1)
+DRAFT_SCHEDULE = Schedule(rate=2e-3, warmup=100, seconds=60, checks=30, noise=0.1)
 METRICS = "metrics.json"
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ class Recipe:
     held_out: int = 60
     rows_at_once: int = 128
     dropout: float = 0.05
-    overlap_goal: float = 0.94
+    overlap_goal: float = 0.92
     processes: int | None = None
     target_shape: Shape = TARGET
-    draft_shape: Shape = DRAFT
+    draft_shape: DraftShape = DRAFT
     conditions: Conditions = field(default_factory=Conditions)
     target: Schedule = TARGET_SCHEDULE
     draft: Schedule = DRAFT_SCHEDULE
@@ -59,7 +59,7 @@ FULL = Recipe()
 SMOKE = replace(
     FULL, utterances=40, validation=4, held_out=3, rows_at_once=4,
     target_shape=Shape(width=32, heads=1, encoder_layers=1, decoder_layers=1, feed_forward=64),
-    draft_shape=Shape(width=32, heads=1, encoder_layers=1, decoder_layers=1, feed_forward=32),
+    draft_shape=DraftShape(decoder_layers=1, feed_forward=32),
     target=replace(FULL.target, warmup=3, seconds=4, checks=1),
     draft=replace(FULL.draft, warmup=3, seconds=4, checks=1),
 )  # fmt: skip
@@ -130,15 +130,12 @@ class Validation:
         }
 
 
-def _learner(shape: Shape, recipe: Recipe, dropout: float, device: str) -> Learner:
-    return Learner(models.new_model(shape, recipe.seed, dropout)).to(device)
-
-
 def train_target(
     clips: Clips, validation: Validation, recipe: Recipe, device: str
 ) -> tuple[Any, dict[str, Any]]:
     """Transcripts from audio, from scratch."""
-    learner = _learner(recipe.target_shape, recipe, recipe.dropout, device)
+    model = models.new_model(recipe.target_shape, recipe.seed, recipe.dropout)
+    learner = Learner(model).to(device)
     source = Source(clips, recipe.rows_at_once, recipe.seed, recipe.conditions)
     trainer = Trainer(learner, source, fitting.transcript_loss, recipe.target)
     return learner.model, asdict(fitting.fit(trainer, validation.of_target))
@@ -147,8 +144,8 @@ def train_target(
 def train_draft(
     target: Any, clips: Clips, validation: Validation, recipe: Recipe, device: str
 ) -> tuple[Any, dict[str, Any]]:
-    """The target's laws from audio, from scratch."""
-    learner = _learner(recipe.draft_shape, recipe, 0.0, device)
+    """The target's laws from what the target's encoder hears."""
+    learner = Follower(models.new_draft(target, recipe.draft_shape, recipe.seed))
     source = Source(clips, recipe.rows_at_once, recipe.seed + 1, recipe.conditions)
     trainer = Trainer(learner, source, fitting.following_loss(target), recipe.draft)
     report = fitting.fit(trainer, lambda m: validation.of_draft(target, m), recipe.overlap_goal)
@@ -218,7 +215,7 @@ def run(
         _write(output, {"fits": {"target": of_target}})  # all that --reuse-target needs
     with stage("draft"):
         draft, of_draft = train_draft(target, clips, validation, recipe, device)
-        models.export(draft, tokenizer, output / "draft")
+        models.export(draft, tokenizer, output / "draft", decoder_alone=True)
     with stage("measuring"):
         held_out = evaluate(output, device, recipe.seed)
     metrics = {
