@@ -9,41 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from specbench.audio import check_length
-from specbench.cuda.requirements import check_cooperative_launch, require
 from specbench.engine.batch import Generation, Request
 from specbench.engine.decoding import Decoding, Execution
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
 from specbench.engine.speech import FRAME_S, SpeechModel
-from specbench.errors import InputError, MachineError
-from specbench.memory import check_fits
-from specbench.pairs import (
-    Pair,
-    PairSpec,
-    audio_extractor,
-    check_available,
-    get_pair,
-    load_pair,
-    pair_kind,
-)
+from specbench.errors import InputError
+from specbench.pairs import Pair, load_pair
+from specbench.planning import Plan, device_name, resolve_execution
 from specbench.report.writer import RunWriter
+from specbench.rows import Row, case_row, counts, failure_row, skipped_row, times
 from specbench.sampling.names import POLICIES, SIGMOID_RANGE
 from specbench.sampling.policy import GammaPolicy, make_policy
 from specbench.sampling.registry import get_method
-from specbench.scenario import Case, Scenario
+from specbench.scenario import Case
 from specbench.tasks.asr import SpeechRecognition
-from specbench.tasks.base import ASR, AUTO, Sample, choose, get_task
-from specbench.telemetry.environment import cpu_model
+from specbench.tasks.base import Sample, choose, get_task
 from specbench.telemetry.flops import (
     draft_tokens,
     model_flops_utilisation,
@@ -53,7 +41,6 @@ from specbench.telemetry.flops import (
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 from specbench.telemetry.spans import SpanRecorder, Spans
 
-Row = dict[str, Any]
 MOST_FEATURES = 512
 """Features of so many utterances are kept, of Whisper a megabyte each."""
 
@@ -86,164 +73,6 @@ class Outcome:
     """The distinct reasons of failures, in order."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A scenario whose every name is known and whose every model can be had."""
-
-    scenario: Scenario
-    cases: list[Case]
-    device: torch.device
-    specs: dict[str, PairSpec]
-    utterances: list[Sample] = field(default_factory=list)
-    """The samples of the task asr, which may have come over a network."""
-    speech_set: str | None = None
-    """Name of the set that they are of."""
-
-
-def plan(scenario: Scenario) -> Plan:
-    """Checks everything that can be checked before a model is loaded.
-
-    Raises:
-        InputError: an unknown pair, task or method; more samples than the task has; no case that
-            can run; weights that are not public.
-        MachineError: no such device, or one that cannot run the kernels, the execution or a case's
-            batch; a pair that cannot be had.
-    """
-    for method in scenario.method:
-        get_method(method)
-    for task in scenario.task:
-        if task != AUTO:
-            get_task(task, dataset=scenario.dataset)
-    specs = {name: get_pair(name) for name in scenario.pair}
-    device = resolve_device(scenario.device)
-    for execution in scenario.execution:
-        resolve_execution(execution, device)
-    check_kernels(device)
-    for spec in specs.values():
-        if spec.kind is None:  # its own files say, which may have to be fetched
-            check_available(spec, scenario.load_format)
-    cases = scenario.cases({name: pair_kind(spec) for name, spec in specs.items()})
-    if scenario.dataset is not None and not any(case.task == ASR for case in cases):
-        raise InputError(
-            f"dataset {scenario.dataset} is for the task {ASR}, and no case has it",
-            "Give a pair that hears, such as whisper-large/whisper-tiny, or no dataset.",
-        )
-    if all(case.skip for case in cases):
-        raise InputError(
-            f"none of the {len(cases)} cases can run: {cases[0].skip}",
-            "Change task, samples, batch_size or gamma.",
-        )
-    for task in {case.task for case in cases if not case.skip} - {ASR}:
-        choose(get_task(task), "demo", scenario.samples, scenario.seed)
-    for spec in specs.values():
-        check_available(spec, scenario.load_format)
-        check_fits(spec, cases, device, scenario.load_format)
-    utterances, speech_set = _utterances(scenario, cases, specs)
-    if scenario.dataset is not None and Path(scenario.dataset).expanduser().is_dir():
-        # A run may be resumed from another directory.
-        folder = str(Path(scenario.dataset).expanduser().resolve())
-        scenario = scenario.model_copy(update={"dataset": folder})
-        cases = [case if case.dataset is None else replace(case, dataset=folder) for case in cases]
-    return Plan(scenario, _without_twins(cases, device), device, specs, utterances, speech_set)
-
-
-def _utterances(
-    scenario: Scenario, cases: Sequence[Case], specs: Mapping[str, PairSpec]
-) -> tuple[list[Sample], str | None]:
-    """The samples of the task asr, none if no case has it, and the name of their set.
-
-    Each pair hears them to their end.
-    """
-    pairs = {case.pair for case in cases if case.task == ASR and not case.skip}
-    if not pairs:
-        return [], None
-    task = get_task(ASR, dataset=scenario.dataset)
-    assert isinstance(task, SpeechRecognition)
-    task.check_available()
-    window = min(audio_extractor(specs[pair]).chunk_length for pair in pairs)
-    found = task.pick(scenario.samples, scenario.seed, window)
-    check_length([sample.audio for sample in found if sample.audio], window)
-    return found, task.fingerprint()
-
-
-def resolve_device(name: str) -> torch.device:
-    """ "auto" is the first GPU, or the CPU where there is none.
-
-    Raises:
-        InputError: no name of a device.
-        MachineError: a GPU was asked for that is not there.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and not gpus):
-        return torch.device("cpu")
-    match = re.fullmatch(r"auto|cuda(?::([0-9]+))?", name)
-    if match is None:
-        raise InputError(f"device {name!r} is unknown", "Give auto, cpu, cuda or cuda:N.")
-    index = int(match[1] or 0)
-    if index >= gpus:
-        raise MachineError(
-            f"device {name!r} is not there: torch sees {gpus} GPUs",
-            "`specbench doctor` says why; `--device cpu` runs without one.",
-        )
-    return torch.device("cuda", index)
-
-
-def resolve_execution(execution: str, device: torch.device) -> str:
-    """ "auto" is "graphs" on a GPU and "eager" on a CPU.
-
-    Raises:
-        MachineError: graphs, or compiled code, which is captured too, were asked for on a CPU.
-    """
-    if execution == "auto":
-        return "graphs" if device.type == "cuda" else "eager"
-    if execution != "eager" and device.type != "cuda":
-        raise MachineError(
-            f"execution {execution!r} needs a CUDA GPU, and the device is {device}",
-            "Give --execution eager or auto, or a GPU by --device cuda.",
-        )
-    return execution
-
-
-def _without_twins(cases: Sequence[Case], device: torch.device) -> list[Case]:
-    """Skips what "auto" makes the same as another case: the two would be summed as one."""
-    seen: dict[Case, str] = {}
-    found = []
-    for case in cases:
-        execution = resolve_execution(case.execution, device)
-        dtype = "float32" if case.dtype == "auto" and device.type == "cpu" else case.dtype
-        twin = replace(case, execution=execution, dtype=dtype)
-        if case.skip is None and twin in seen:
-            case = replace(case, skip=f"the same as {seen[twin]}, once auto is resolved")
-        seen.setdefault(twin, case.case_id)
-        found.append(case)
-    return found
-
-
-def check_kernels(device: torch.device) -> None:
-    """Makes sure that a GPU can run the kernels, which every method needs there: they draw the tokens.
-
-    Raises:
-        MachineError: it cannot; nothing falls back to torch operations in silence.
-    """
-    if device.type != "cuda":
-        return
-    try:
-        require()
-        check_cooperative_launch(device.index)
-    except MachineError as error:
-        raise MachineError(
-            f"{device} cannot run the CUDA kernels: {error.message}",
-            f"`--device cpu` runs without them; to mend it: {error.hint}",
-        ) from error
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return cpu_model() or "cpu"
-
-
 def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
     """Runs every case that is not skipped and not finished already; each block is written when done.
 
@@ -254,7 +83,7 @@ def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
     finished = writer.finished()
     skipped = [case for case in todo.cases if case.skip]
     outcome.skipped = len(skipped)
-    writer.write([_skipped_row(todo, writer.run_id, case) for case in skipped])
+    writer.write([skipped_row(todo, writer.run_id, case) for case in skipped])
     cases = [case for case in todo.cases if not case.skip]
     scenario = todo.scenario
     talk.total(len(cases) * scenario.samples * scenario.repeats)
@@ -357,7 +186,7 @@ class _PairRun:
             for i, row in enumerate(rows):
                 row |= machine | self._result(case, requests[i], generations[i], batch[i], spans, i)
         except Exception as error:  # whatever a method of another package or a model may raise
-            failure = _failure(error)
+            failure = failure_row(error)
         if failure is not None:  # here, where the error no longer holds the memory of what failed
             self.engine.release()
             rows = [self._base_row(case, repeat, index, sample) | failure for sample in batch]
@@ -453,7 +282,7 @@ class _PairRun:
         return self.features[sample.sample_id]
 
     def _base_row(self, case: Case, repeat: int, index: int, sample: Sample) -> Row:
-        return _case_row(self.todo, self.writer.run_id, case) | {
+        return case_row(self.todo, self.writer.run_id, case) | {
             "sample_id": sample.sample_id,
             "repeat": repeat,
             "batch_index": index,
@@ -484,8 +313,8 @@ class _PairRun:
         text = self.pair.decode(generation.tokens)
         score = self.tasks[case.task].score(text, sample)
         return (
-            _counts(request, generation)
-            | _times(generation, spans, sequence)
+            counts(request, generation)
+            | times(generation, spans, sequence)
             | {
                 "status": "ok",
                 "hypothesis": text,
@@ -566,94 +395,3 @@ def _block_key(case: Case) -> tuple[Any, ...]:
     return (
         case.task, case.engine, case.execution, case.attention, case.batch_size, case.temperature,
     )  # fmt: skip
-
-
-def _case_row(todo: Plan, run_id: str, case: Case) -> Row:
-    spec = todo.specs[case.pair]
-    alpha, beta = case.sigmoid_range or (None, None)
-    lengths = case.prompt_tokens
-    return {
-        "run_id": run_id,
-        "case_id": case.case_id,
-        "scenario": todo.scenario.name,
-        "pair": case.pair,
-        "target": _model_name(spec.target),
-        "draft": _model_name(spec.draft),
-        "task": case.task,
-        "dataset": todo.speech_set if case.task == ASR else get_task(case.task).dataset,
-        "method": case.method,
-        "implementation": get_method(case.method).implementation_on(todo.device),
-        "engine": case.engine,
-        "attention": case.attention,
-        "execution": resolve_execution(case.execution, todo.device),
-        "load_format": case.load_format,
-        "synthetic_acceptance": case.synthetic_acceptance,
-        "prompt_lengths": ",".join(map(str, lengths)) if lengths else None,
-        "refill": case.refill,
-        "gamma": case.gamma,
-        "batch_size": case.batch_size,
-        "temperature": case.temperature,
-        "top_k": case.top_k,
-        "top_p": case.top_p,
-        "sigmoid_alpha": alpha,
-        "sigmoid_beta": beta,
-        "max_new_tokens": case.max_new_tokens,
-        "dtype": case.dtype,
-        "device_name": device_name(todo.device),
-        "seed": todo.scenario.seed,
-    }
-
-
-def _model_name(model: str) -> str:
-    """The last two parts of a folder; a hub name is that already."""
-    return "/".join(Path(model).parts[-2:])
-
-
-def _skipped_row(todo: Plan, run_id: str, case: Case) -> Row:
-    return _case_row(todo, run_id, case) | {"status": "skipped", "error": case.skip, "repeat": 0}
-
-
-def _failure(error: Exception) -> Row:
-    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-
-
-def _counts(request: Request, generation: Generation) -> Row:
-    return {
-        "prompt_tokens": len(request.prompt),
-        "new_tokens": len(generation.tokens),
-        "finish_reason": generation.finish_reason,
-        "verify_steps": len(generation.step_drafted),
-        "drafted": sum(generation.step_drafted),
-        "accepted": sum(generation.step_accepted),
-        "first_step": generation.first_step,
-        "step_gamma": generation.step_gamma,
-        "step_drafted": generation.step_drafted,
-        "step_accepted": generation.step_accepted,
-    }
-
-
-def _times(generation: Generation, spans: Spans, sequence: int) -> Row:
-    """The sequence's own times, those of the batch's steps in which it ran, and the batch's."""
-    start_s = spans.admitted_s[sequence]
-    first = generation.first_step
-    own = slice(first, first + len(generation.step_drafted))
-    step_end_s = spans.step_end_s[own]
-    return {
-        "start_s": start_s,
-        "wall_s": spans.finished_s[sequence] - start_s,
-        "ttft_s": step_end_s[0] - start_s,
-        "step_random_us": spans.random_us[own],
-        "step_draft_us": spans.draft_us[own],
-        "step_target_us": spans.target_us[own],
-        "step_verify_us": spans.verify_us[own],
-        "step_commit_us": spans.commit_us[own],
-        "step_end_s": step_end_s,
-        "draft_s": sum(spans.draft_us[own]) / 1e6,
-        "target_s": sum(spans.target_us[own]) / 1e6,
-        "verify_s": sum(spans.verify_us[own]) / 1e6,
-        "batch_wall_s": spans.wall_s,
-        "prefill_s": spans.prefill_s,
-        "capture_s": spans.capture_s,
-        "gpu_s": spans.gpu_s,
-        "host_gap_s": None if spans.gpu_s is None else spans.wall_s - spans.gpu_s,
-    }

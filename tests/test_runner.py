@@ -13,17 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specbench import runner
+from specbench import planning, rows, runner
 from specbench.engine.batch import Generation, Request
 from specbench.engine.decoding import Decoding
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
 from specbench.errors import InputError, MachineError
 from specbench.pairs import get_pair, load_pair
+from specbench.planning import plan, resolve_device
 from specbench.report.reader import read_run
 from specbench.report.schema import SCHEMA
 from specbench.report.writer import RunWriter
-from specbench.runner import Outcome, execute, plan, resolve_device
+from specbench.runner import Outcome, execute
 from specbench.sampling import registry
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method, methods
@@ -273,7 +274,7 @@ class TestTimes:
 
     def test_a_sequence_has_its_own_steps_and_its_own_clock(self):
         late = Generation([1, 2], "length", [3, 3], [0, 0], [3, 3], first_step=2)
-        times = runner._times(late, self.SPANS, 1)
+        times = rows.times(late, self.SPANS, 1)
         assert (times["start_s"], times["wall_s"], times["ttft_s"]) == (5.0, 4.0, 1.0)
         assert times["step_end_s"] == [6.0, 8.0], "on the batch's clock"
         assert times["step_draft_us"] == [30.0, 40.0]
@@ -282,7 +283,7 @@ class TestTimes:
 
     def test_what_is_the_batchs_is_the_same_in_each_row(self):
         first = Generation([1, 2], "length", [3, 3], [0, 0], [3, 3])
-        times = runner._times(first, self.SPANS, 0)
+        times = rows.times(first, self.SPANS, 0)
         assert (times["wall_s"], times["batch_wall_s"]) == (4.5, 9.0)
         assert (times["prefill_s"], times["capture_s"]) == (1.5, 4.0)
         assert (times["gpu_s"], times["host_gap_s"]) == (7.0, 2.0)
@@ -291,7 +292,7 @@ class TestTimes:
     def test_a_cpu_has_no_gap(self):
         spans = dataclasses.replace(self.SPANS, gpu_s=None)
         generation = Generation([1], "length", [0], [0], [0])
-        times = runner._times(generation, spans, 0)
+        times = rows.times(generation, spans, 0)
         assert (times["gpu_s"], times["host_gap_s"]) == (None, None)
 
     def test_utilisation_of_a_gpu_whose_peak_is_known(self, run, monkeypatch):
@@ -678,8 +679,8 @@ class TestDevice:
         def missing():
             raise MachineError("CuPy is not installed", "pip install 'specbench[cuda12]'")
 
-        monkeypatch.setattr(runner, "require", missing)
-        monkeypatch.setattr(runner, "check_available", lambda *args: pytest.fail("went on"))
+        monkeypatch.setattr(planning, "require", missing)
+        monkeypatch.setattr(planning, "check_available", lambda *args: pytest.fail("went on"))
         for method in ("baseline", "fused"):
             with pytest.raises(MachineError, match=r"cuda:1 .* CuPy is not installed") as caught:
                 plan(Scenario(pair=tiny_pair.name, device="cuda:1", method=method))
@@ -703,8 +704,8 @@ class TestDevice:
 
         monkeypatch.setattr(runner, "load_pair", spy)
         monkeypatch.setattr(torch.cuda, "device", made_current)
-        monkeypatch.setattr(runner, "check_kernels", lambda device: None)
-        monkeypatch.setattr(runner, "check_fits", lambda *args: None)
+        monkeypatch.setattr(planning, "check_kernels", lambda device: None)
+        monkeypatch.setattr(planning, "check_fits", lambda *args: None)
         todo = plan(Scenario(pair=tiny_pair.name, device="cuda:1"))
         execute(todo, RunWriter(tmp_path, "test", {}), Listener())
         assert asked == [(torch.device("cuda", 1), torch.device("cuda", 1))]

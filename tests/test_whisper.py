@@ -146,7 +146,8 @@ def librispeech(tmp_path_factory):
 
 def run(runner_folder, folder, librispeech, **fields):
     from specbench.cli.run import _new_writer
-    from specbench.runner import execute, plan
+    from specbench.planning import plan
+    from specbench.runner import execute
 
     class Quiet:
         def __getattr__(self, name):
@@ -371,7 +372,7 @@ class TestDummies:
 
 def test_offline_it_says_what_is_missing(monkeypatch, tmp_path):
     from specbench import pairs
-    from specbench.runner import plan
+    from specbench.planning import plan
 
     monkeypatch.setattr(pairs, "_hub_answers", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

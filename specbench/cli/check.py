@@ -36,7 +36,7 @@ def check(
         raise InputError(f"samples is {samples}", "Give at least 10000, or the test has no power.")
     if not 0 <= seed < 2**62:
         raise InputError(f"seed is {seed}", "Give 0 or more, and less than 2**62.")
-    from specbench.runner import check_kernels, resolve_device
+    from specbench.planning import check_kernels, resolve_device
     from specbench.sampling.check import check_method
     from specbench.sampling.registry import get_method, methods
 

@@ -80,7 +80,7 @@ def micro(
     """
     from specbench.micro.measure import measure
     from specbench.micro.plan import make_plan
-    from specbench.runner import resolve_device
+    from specbench.planning import resolve_device
 
     todo = make_plan(
         resolve_device(device), preset=preset.value, method=method, gamma=gamma,

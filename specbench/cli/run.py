@@ -14,8 +14,9 @@ from rich.console import Console
 from specbench.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
+    from specbench.planning import Plan
     from specbench.report.writer import RunWriter
-    from specbench.runner import Outcome, Plan
+    from specbench.runner import Outcome
     from specbench.scenario import Scenario
 
 RESULTS = Path("results")
@@ -161,7 +162,7 @@ def _default_scenario(pair: str | None, load_format: str | None, dataset: str | 
 
 def _plan(scenario: Scenario, talk: Console) -> Plan:
     with talk.status("checking"):
-        from specbench.runner import plan
+        from specbench.planning import plan
 
         return plan(scenario)
 

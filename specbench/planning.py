@@ -1,0 +1,179 @@
+"""Checks everything that can be checked of a scenario before a model is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from specbench.audio import check_length
+from specbench.cuda.requirements import check_cooperative_launch, require
+from specbench.errors import InputError, MachineError
+from specbench.memory import check_fits
+from specbench.pairs import PairSpec, audio_extractor, check_available, get_pair, pair_kind
+from specbench.sampling.registry import get_method
+from specbench.scenario import Case, Scenario
+from specbench.tasks.asr import SpeechRecognition
+from specbench.tasks.base import ASR, AUTO, Sample, choose, get_task
+from specbench.telemetry.environment import cpu_model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scenario whose every name is known and whose every model can be had."""
+
+    scenario: Scenario
+    cases: list[Case]
+    device: torch.device
+    specs: dict[str, PairSpec]
+    utterances: list[Sample] = field(default_factory=list)
+    """The samples of the task asr, which may have come over a network."""
+    speech_set: str | None = None
+    """Name of the set that they are of."""
+
+
+def plan(scenario: Scenario) -> Plan:
+    """Checks everything that can be checked before a model is loaded.
+
+    Raises:
+        InputError: an unknown pair, task or method; more samples than the task has; no case that
+            can run; weights that are not public.
+        MachineError: no such device, or one that cannot run the kernels, the execution or a case's
+            batch; a pair that cannot be had.
+    """
+    for method in scenario.method:
+        get_method(method)
+    for task in scenario.task:
+        if task != AUTO:
+            get_task(task, dataset=scenario.dataset)
+    specs = {name: get_pair(name) for name in scenario.pair}
+    device = resolve_device(scenario.device)
+    for execution in scenario.execution:
+        resolve_execution(execution, device)
+    check_kernels(device)
+    for spec in specs.values():
+        if spec.kind is None:  # its own files say, which may have to be fetched
+            check_available(spec, scenario.load_format)
+    cases = scenario.cases({name: pair_kind(spec) for name, spec in specs.items()})
+    if scenario.dataset is not None and not any(case.task == ASR for case in cases):
+        raise InputError(
+            f"dataset {scenario.dataset} is for the task {ASR}, and no case has it",
+            "Give a pair that hears, such as whisper-large/whisper-tiny, or no dataset.",
+        )
+    if all(case.skip for case in cases):
+        raise InputError(
+            f"none of the {len(cases)} cases can run: {cases[0].skip}",
+            "Change task, samples, batch_size or gamma.",
+        )
+    for task in {case.task for case in cases if not case.skip} - {ASR}:
+        choose(get_task(task), "demo", scenario.samples, scenario.seed)
+    for spec in specs.values():
+        check_available(spec, scenario.load_format)
+        check_fits(spec, cases, device, scenario.load_format)
+    utterances, speech_set = _utterances(scenario, cases, specs)
+    if scenario.dataset is not None and Path(scenario.dataset).expanduser().is_dir():
+        # A run may be resumed from another directory.
+        folder = str(Path(scenario.dataset).expanduser().resolve())
+        scenario = scenario.model_copy(update={"dataset": folder})
+        cases = [case if case.dataset is None else replace(case, dataset=folder) for case in cases]
+    return Plan(scenario, _without_twins(cases, device), device, specs, utterances, speech_set)
+
+
+def _utterances(
+    scenario: Scenario, cases: Sequence[Case], specs: Mapping[str, PairSpec]
+) -> tuple[list[Sample], str | None]:
+    """The samples of the task asr, none if no case has it, and the name of their set.
+
+    Each pair hears them to their end.
+    """
+    pairs = {case.pair for case in cases if case.task == ASR and not case.skip}
+    if not pairs:
+        return [], None
+    task = get_task(ASR, dataset=scenario.dataset)
+    assert isinstance(task, SpeechRecognition)
+    task.check_available()
+    window = min(audio_extractor(specs[pair]).chunk_length for pair in pairs)
+    found = task.pick(scenario.samples, scenario.seed, window)
+    check_length([sample.audio for sample in found if sample.audio], window)
+    return found, task.fingerprint()
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" is the first GPU, or the CPU where there is none.
+
+    Raises:
+        InputError: no name of a device.
+        MachineError: a GPU was asked for that is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    match = re.fullmatch(r"auto|cuda(?::([0-9]+))?", name)
+    if match is None:
+        raise InputError(f"device {name!r} is unknown", "Give auto, cpu, cuda or cuda:N.")
+    index = int(match[1] or 0)
+    if index >= gpus:
+        raise MachineError(
+            f"device {name!r} is not there: torch sees {gpus} GPUs",
+            "`specbench doctor` says why; `--device cpu` runs without one.",
+        )
+    return torch.device("cuda", index)
+
+
+def resolve_execution(execution: str, device: torch.device) -> str:
+    """ "auto" is "graphs" on a GPU and "eager" on a CPU.
+
+    Raises:
+        MachineError: graphs, or compiled code, which is captured too, were asked for on a CPU.
+    """
+    if execution == "auto":
+        return "graphs" if device.type == "cuda" else "eager"
+    if execution != "eager" and device.type != "cuda":
+        raise MachineError(
+            f"execution {execution!r} needs a CUDA GPU, and the device is {device}",
+            "Give --execution eager or auto, or a GPU by --device cuda.",
+        )
+    return execution
+
+
+def _without_twins(cases: Sequence[Case], device: torch.device) -> list[Case]:
+    """Skips what "auto" makes the same as another case: the two would be summed as one."""
+    seen: dict[Case, str] = {}
+    found = []
+    for case in cases:
+        execution = resolve_execution(case.execution, device)
+        dtype = "float32" if case.dtype == "auto" and device.type == "cpu" else case.dtype
+        twin = replace(case, execution=execution, dtype=dtype)
+        if case.skip is None and twin in seen:
+            case = replace(case, skip=f"the same as {seen[twin]}, once auto is resolved")
+        seen.setdefault(twin, case.case_id)
+        found.append(case)
+    return found
+
+
+def check_kernels(device: torch.device) -> None:
+    """Makes sure that a GPU can run the kernels, which every method needs there: they draw the tokens.
+
+    Raises:
+        MachineError: it cannot; nothing falls back to torch operations in silence.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        require()
+        check_cooperative_launch(device.index)
+    except MachineError as error:
+        raise MachineError(
+            f"{device} cannot run the CUDA kernels: {error.message}",
+            f"`--device cpu` runs without them; to mend it: {error.hint}",
+        ) from error
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu_model() or "cpu"

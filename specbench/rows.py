@@ -1,0 +1,110 @@
+"""What a run's rows say: the case, the counts, the times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from specbench.engine.batch import Generation, Request
+from specbench.planning import Plan, device_name, resolve_execution
+from specbench.sampling.registry import get_method
+from specbench.scenario import Case
+from specbench.tasks.base import ASR, get_task
+from specbench.telemetry.spans import Spans
+
+Row = dict[str, Any]
+
+
+def case_row(todo: Plan, run_id: str, case: Case) -> Row:
+    """The columns that a whole case has in common."""
+    spec = todo.specs[case.pair]
+    alpha, beta = case.sigmoid_range or (None, None)
+    lengths = case.prompt_tokens
+    return {
+        "run_id": run_id,
+        "case_id": case.case_id,
+        "scenario": todo.scenario.name,
+        "pair": case.pair,
+        "target": _model_name(spec.target),
+        "draft": _model_name(spec.draft),
+        "task": case.task,
+        "dataset": todo.speech_set if case.task == ASR else get_task(case.task).dataset,
+        "method": case.method,
+        "implementation": get_method(case.method).implementation_on(todo.device),
+        "engine": case.engine,
+        "attention": case.attention,
+        "execution": resolve_execution(case.execution, todo.device),
+        "load_format": case.load_format,
+        "synthetic_acceptance": case.synthetic_acceptance,
+        "prompt_lengths": ",".join(map(str, lengths)) if lengths else None,
+        "refill": case.refill,
+        "gamma": case.gamma,
+        "batch_size": case.batch_size,
+        "temperature": case.temperature,
+        "top_k": case.top_k,
+        "top_p": case.top_p,
+        "sigmoid_alpha": alpha,
+        "sigmoid_beta": beta,
+        "max_new_tokens": case.max_new_tokens,
+        "dtype": case.dtype,
+        "device_name": device_name(todo.device),
+        "seed": todo.scenario.seed,
+    }
+
+
+def _model_name(model: str) -> str:
+    """The last two parts of a folder; a hub name is that already."""
+    return "/".join(Path(model).parts[-2:])
+
+
+def skipped_row(todo: Plan, run_id: str, case: Case) -> Row:
+    """The one row of a case that cannot run, with its reason."""
+    return case_row(todo, run_id, case) | {"status": "skipped", "error": case.skip, "repeat": 0}
+
+
+def failure_row(error: Exception) -> Row:
+    """What a failed sequence's row has instead of figures."""
+    return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+
+
+def counts(request: Request, generation: Generation) -> Row:
+    """Tokens and steps of a sequence."""
+    return {
+        "prompt_tokens": len(request.prompt),
+        "new_tokens": len(generation.tokens),
+        "finish_reason": generation.finish_reason,
+        "verify_steps": len(generation.step_drafted),
+        "drafted": sum(generation.step_drafted),
+        "accepted": sum(generation.step_accepted),
+        "first_step": generation.first_step,
+        "step_gamma": generation.step_gamma,
+        "step_drafted": generation.step_drafted,
+        "step_accepted": generation.step_accepted,
+    }
+
+
+def times(generation: Generation, spans: Spans, sequence: int) -> Row:
+    """The sequence's own times, those of the batch's steps in which it ran, and the batch's."""
+    start_s = spans.admitted_s[sequence]
+    first = generation.first_step
+    own = slice(first, first + len(generation.step_drafted))
+    step_end_s = spans.step_end_s[own]
+    return {
+        "start_s": start_s,
+        "wall_s": spans.finished_s[sequence] - start_s,
+        "ttft_s": step_end_s[0] - start_s,
+        "step_random_us": spans.random_us[own],
+        "step_draft_us": spans.draft_us[own],
+        "step_target_us": spans.target_us[own],
+        "step_verify_us": spans.verify_us[own],
+        "step_commit_us": spans.commit_us[own],
+        "step_end_s": step_end_s,
+        "draft_s": sum(spans.draft_us[own]) / 1e6,
+        "target_s": sum(spans.target_us[own]) / 1e6,
+        "verify_s": sum(spans.verify_us[own]) / 1e6,
+        "batch_wall_s": spans.wall_s,
+        "prefill_s": spans.prefill_s,
+        "capture_s": spans.capture_s,
+        "gpu_s": spans.gpu_s,
+        "host_gap_s": None if spans.gpu_s is None else spans.wall_s - spans.gpu_s,
+    }
