@@ -8,6 +8,14 @@ import torch
 
 from specbench.demo import train
 from specbench.demo.speech import data, measuring, models, recipe, scoring, sentences, voices
+from specbench.engine.batch import Request
+from specbench.engine.decoding import EAGER, GRAPHS, Decoding, Execution
+from specbench.engine.native import NativeEngine
+from specbench.engine.speech import SpeechModel
+from specbench.pairs import get_pair, load_pair
+from specbench.sampling.policy import make_policy
+from specbench.sampling.registry import get_method
+from specbench.tasks.asr import SpeechRecognition
 
 FOLDER = train.HERE / "asr"
 ROLES = ("target", "draft")
@@ -73,3 +81,30 @@ def test_the_card_tells_what_was_measured(metrics):
     assert 0.6 <= held["pair"]["acceptance"] <= 0.95
     assert f"{held['pair']['acceptance']:.3f}" in card
     assert f"{held['target']['wer']:.1%}" in card
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_greedy_speculation_writes_what_the_target_writes_for_every_utterance(device):
+    """As plain decoding, and as transformers' own `generate`. float32, where there are no ties."""
+    pair = load_pair(get_pair("demo-asr"), device, "float32")
+    samples = SpeechRecognition().samples()
+    features = torch.stack([pair.features(sample) for sample in samples])
+    asked = [Request(pair.speech_prompt, 0, one) for one in features]
+    both = SpeechModel(pair.target), SpeechModel(pair.draft)
+    assert both[0].encoder is both[1].encoder  # heard once
+    engine = NativeEngine(*both, pair.eos_tokens, pair.suppressed)
+    mode = EAGER if device == "cpu" else GRAPHS
+    room = models.MAX_LENGTH - len(pair.speech_prompt)
+
+    def written(gamma):
+        found = engine.generate(
+            asked, get_method("fused"), make_policy(gamma), Decoding(room, 0.0), None,
+            Execution(mode), 12,
+        )  # fmt: skip
+        return [pair.decode(one.tokens) for one in found]
+
+    ids = pair.target.generate(input_features=features.to(device), do_sample=False, num_beams=1)
+    expected = [pair.decode(one) for one in ids.tolist()]
+    assert len(expected) == len(set(expected)) == 60
+    assert written("0") == expected
+    assert written("4") == expected
