@@ -62,7 +62,7 @@ def doctor(
 def findings() -> list[Finding]:
     """Everything that is looked at, in order."""
     return [
-        _packages(), _torch(), _gpu(), _nvml(), *_cuda(), _methods(), _assets(), _demo(), _hub(),
+        _packages(), _torch(), _gpu(), _nvml(), *_cuda(), _methods(), _assets(), *map(_demo, ("lm", "asr")), _hub(),
     ]  # fmt: skip
 
 
@@ -183,15 +183,15 @@ def _assets() -> Finding:
         return Finding(what, False, f"{error.message}: {error.hint}")
 
 
-def _demo() -> Finding:
+def _demo(name: str) -> Finding:
     from specbench.assets import demo_dir
 
-    what = "embedded pair demo-lm"
+    what = f"embedded pair demo-{name}"
     try:
         demo_dir()
     except MachineError as error:
         return Finding(what, False, f"{error.message}: {error.hint}")
-    folders = [demo_dir() / "lm" / role for role in ("target", "draft")]
+    folders = [demo_dir() / name / role for role in ("target", "draft")]
     missing = [str(f) for f in folders if not (f / "model.safetensors").is_file()]
     if missing:
         return Finding(what, False, f"weights are missing: {', '.join(missing)}")

@@ -97,10 +97,16 @@ class TestWheel:
     def test_demo_data(self, files, name):
         assert files[f"specbench/demo/{name}"] == (ROOT / "specbench/demo" / name).read_bytes()
 
+    @pytest.mark.parametrize("pair", ["lm", "asr"])
     @pytest.mark.parametrize("role", ["target", "draft"])
-    def test_demo_models(self, files, role):
+    def test_demo_models(self, files, pair, role):
         needed = {"config.json", "model.safetensors", "tokenizer.json"}
-        assert {f"specbench/demo/lm/{role}/{name}" for name in needed} <= set(files)
+        assert {f"specbench/demo/{pair}/{role}/{name}" for name in needed} <= set(files)
+
+    def test_demo_audio(self, files):
+        audio = [name for name in files if name.startswith("specbench/demo/asr/audio/")]
+        assert len([name for name in audio if name.endswith(".flac")]) == 60
+        assert "specbench/demo/asr/audio/metadata.jsonl" in audio
 
     def test_nothing_else(self, files):
         assert {name.partition("/")[0].partition("-")[0] for name in files} == {"specbench"}
