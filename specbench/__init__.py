@@ -19,15 +19,23 @@ _HOME = {
     "load_results": "specbench.report.reader",
 }
 
-__all__ = ["Verification", "Verifier", "__version__", "load_results", "methods", "verify"]
+_MODULES = {"transformers"}
+"""Of which `use` is the public part: `specbench.transformers.use("fused")`."""
+
+__all__ = [
+    "Verification", "Verifier", "__version__", "load_results", "methods", "transformers", "verify",
+]  # fmt: skip
 
 if TYPE_CHECKING:
+    from specbench import transformers
     from specbench.report.reader import load_results
     from specbench.sampling.registry import methods
     from specbench.sampling.verifier import Verification, Verifier, verify
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'specbench' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

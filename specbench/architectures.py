@@ -101,6 +101,16 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "meta-llama/Llama-3.2-1B": _llama(
         2048, 8192, 16, 32, 128256, 131072, kv_heads=8, rope=_llama3_rope(32.0), tied=True
     ),
+    "meta-llama/Llama-3.1-8B-Instruct": _llama(
+        4096, 14336, 32, 32, 128256, 131072, kv_heads=8, rope=_llama3_rope(8.0)
+    ),
+    "meta-llama/Llama-3.2-1B-Instruct": _llama(
+        2048, 8192, 16, 32, 128256, 131072, kv_heads=8, rope=_llama3_rope(32.0), tied=True
+    ),
+    "Qwen/Qwen1.5-7B": _qwen("Qwen2Config", 4096, 11008, 32, 32, 32, 151936, 32768, False),
+    "Qwen/Qwen1.5-0.5B": _qwen("Qwen2Config", 1024, 2816, 24, 16, 16, 151936, 32768, True),
+    "Qwen/Qwen2.5-7B-Instruct": _qwen("Qwen2Config", 3584, 18944, 28, 28, 4, 152064, 32768, False),
+    "Qwen/Qwen2.5-0.5B-Instruct": _qwen("Qwen2Config", 896, 4864, 24, 14, 2, 151936, 32768, True),
     "Qwen/Qwen2.5-7B": _qwen("Qwen2Config", 3584, 18944, 28, 28, 4, 152064, 131072, False),
     "Qwen/Qwen2.5-0.5B": _qwen("Qwen2Config", 896, 4864, 24, 14, 2, 151936, 32768, True),
     "Qwen/Qwen3-8B": _qwen(
@@ -108,6 +118,12 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "Qwen/Qwen3-0.6B": _qwen(
         "Qwen3Config", 1024, 3072, 28, 16, 8, 151936, 40960, True, head_dim=128
+    ),
+    "Qwen/Qwen3-8B-Base": _qwen(
+        "Qwen3Config", 4096, 12288, 36, 32, 8, 151936, 32768, False, head_dim=128
+    ),
+    "Qwen/Qwen3-0.6B-Base": _qwen(
+        "Qwen3Config", 1024, 3072, 28, 16, 8, 151936, 32768, True, head_dim=128
     ),
     "google/gemma-7b": _gemma(3072, 24576, 28, 16, 16),
     "google/gemma-2b": _gemma(2048, 16384, 18, 8, 1),

@@ -4,8 +4,8 @@ gigabytes are loaded for it.
 Weights, caches and logits are exact. What a forward holds besides is an estimate that met the peak of
 `torch.cuda.max_memory_allocated` within 2.6 % in 22 cases of text on an H100 (bass-h100, bass-compiled,
 attention-h100 and engine-vs-transformers-h100 in results/reference, 16.7 to 59.4 GB). A speech pair that
-went through 22 γ and five methods took 0.8 GB more than the 3.5 that are reckoned (whisper-gamma-h100): the
-graphs of all of them stay. The allocator's own waste comes on top, so a case that passes may still run out.
+went through 22 γ and five methods took 0.8 GB more than the 3.5 that are reckoned (whisper-gamma-h100):
+all of its graphs stay. The allocator's own waste comes on top, so a case that passes may still run out.
 """
 
 from __future__ import annotations

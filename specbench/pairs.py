@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,8 @@ class PairSpec:
         prompt_style: how tasks must talk to them.
         kind: "speech" hears, "text" reads; None if only the models' own files say.
         published: whether anybody can have the weights; if not, only the shapes are known.
+        chats: whether the target was trained to answer in its tokenizer's chat template; None: if there
+            is one. Qwen's base models have one too.
     """
 
     name: str
@@ -44,6 +46,7 @@ class PairSpec:
     prompt_style: PromptStyle = "instruction"
     kind: PairKind | None = "text"
     published: bool = True
+    chats: bool | None = None
 
 
 _HUB = (
@@ -58,8 +61,20 @@ _HUB = (
         "princeton-nlp/Sheared-LLaMA-1.3B",
     ),
     ("llama-3.1-8b/llama-3.2-1b", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-1B"),
+    (
+        "llama-3.1-8b-instruct/llama-3.2-1b-instruct",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "meta-llama/Llama-3.2-1B-Instruct",
+    ),
+    ("qwen1.5-7b/qwen1.5-0.5b", "Qwen/Qwen1.5-7B", "Qwen/Qwen1.5-0.5B"),
     ("qwen2.5-7b/qwen2.5-0.5b", "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-0.5B"),
+    (
+        "qwen2.5-7b-instruct/qwen2.5-0.5b-instruct",
+        "Qwen/Qwen2.5-7B-Instruct",
+        "Qwen/Qwen2.5-0.5B-Instruct",
+    ),
     ("qwen3-8b/qwen3-0.6b", "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"),
+    ("qwen3-8b-base/qwen3-0.6b-base", "Qwen/Qwen3-8B-Base", "Qwen/Qwen3-0.6B-Base"),
     ("gemma-7b/gemma-2b", "google/gemma-7b", "google/gemma-2b"),
     ("opt-13b/opt-125m", "facebook/opt-13b", "facebook/opt-125m"),
     (
@@ -68,6 +83,10 @@ _HUB = (
         "Salesforce/codegen-350M-mono",
     ),
 )
+
+
+_CHATS = {name for name, *_ in _HUB if "-instruct" in name} | {"qwen3-8b/qwen3-0.6b"}
+"""Of these the targets that were trained to chat."""
 
 
 def pair_specs() -> dict[str, PairSpec]:
@@ -83,11 +102,12 @@ def pair_specs() -> dict[str, PairSpec]:
         "demo-asr",
         str(demo_dir() / "asr" / "target"),
         str(demo_dir() / "asr" / "draft"),
-        "embedded: Whisper architecture; no network",
+        "embedded: Whisper architecture, 6.0 M and 0.82 M parameters; no network",
         kind="speech",
     )
     hub = [
-        PairSpec(name, target, draft, f"hub: {target} + {draft}") for name, target, draft in _HUB
+        PairSpec(name, target, draft, f"hub: {target} + {draft}", chats=name in _CHATS)
+        for name, target, draft in _HUB
     ]
     bass = PairSpec(
         f"{BASS_TARGET}/{BASS_DRAFT}",
@@ -97,8 +117,7 @@ def pair_specs() -> dict[str, PairSpec]:
         published=False,
     )
     family = [_whisper_pair(name) for name in whisper.LISTED]
-    embedded = [demo, speech] if Path(speech.target).is_dir() else [demo]
-    return {spec.name: spec for spec in [*embedded, *hub, *family, bass] if spec}
+    return {spec.name: spec for spec in [demo, speech, *hub, *family, bass] if spec}
 
 
 def _whisper_pair(name: str) -> PairSpec | None:
@@ -220,7 +239,7 @@ def _check_hub(spec: PairSpec, model: str) -> None:
             f"{where} is not on this machine and the hub cannot be reached",
             f"Where there is a network run `hf download {model}` and point HF_HOME to that cache, "
             "give local folders as --pair TARGET+DRAFT, time random weights of its shape with "
-            "--load-format dummy, or use --pair demo-lm, which is embedded.",
+            "--load-format dummy, or use --pair demo-lm, or demo-asr to hear, which are embedded.",
         ) from None
 
 
@@ -249,6 +268,7 @@ class Pair:
         extractor: of a speech pair, from sound to features; None if the weights are random.
         suppressed: ids that are never said, and ids that are not said first.
         speech_prompt: the decoder's first tokens.
+        chats: whether questions are asked in the tokenizer's chat template.
     """
 
     spec: PairSpec
@@ -260,16 +280,20 @@ class Pair:
     extractor: Any = None
     suppressed: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     speech_prompt: tuple[int, ...] = ()
+    chats: bool = False
 
     def prompt(self, sample: Sample) -> tuple[int, ...]:
         """Token ids of a sample's prompt: its text's, or random ones if the sample has but a length.
 
+        A pair that chats is asked the sample's question, if it has one, up to where the answer begins.
         Random ids are uniform over what both models know, but for end tokens, and depend on the
         sample's id alone: a longer prompt of the same id begins with the shorter one.
         """
         if sample.prompt_length is None:
             if self.kind == "speech":
                 return self.speech_prompt
+            if self.chats and sample.question:
+                return self._in_chat(sample.question)
             return self.encode(sample.prompt)
         seed = hashlib.sha256(sample.sample_id.encode()).digest()[:8]
         ends = sorted(end for end in set(self.eos_tokens) if end < self.shared_vocabulary)
@@ -314,6 +338,39 @@ class Pair:
         """Token ids of a prompt, with the tokenizer's own special tokens."""
         return tuple(self.tokenizer(prompt)["input_ids"])
 
+    def _in_chat(self, question: str) -> tuple[int, ...]:
+        """The template writes the special tokens, the first one too: the tokenizer must not add it again.
+
+        Models that can think aloud are told not to, where their template knows of that.
+        """
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def continuation(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """Text of generated tokens as it goes on behind the prompt, white space and all.
+
+        Decoded by themselves they might lose the first blank of an indentation: some tokenizers
+        (Llama-2's) take it for the space in front of a text.
+        """
+        before, whole = (
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for ids in (prompt, (*prompt, *tokens))
+        )
+        if whole.startswith(before):
+            return str(whole[len(before) :])
+        return str(
+            self.tokenizer.decode(
+                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens, without special tokens and surrounding white space.
 
@@ -322,6 +379,40 @@ class Pair:
         if self.tokenizer is None:
             return ""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def with_chat_template(pair: Pair, asked: bool | None) -> Pair:
+    """The pair, asked through its chat template or not.
+
+    Args:
+        asked: None: if the target was trained for one, as far as is known.
+    """
+    if pair.kind == "speech" or pair.tokenizer is None or pair.spec.prompt_style == "demo":
+        return pair
+    wanted = pair.spec.chats is not False if asked is None else asked
+    return replace(pair, chats=wanted and bool(getattr(pair.tokenizer, "chat_template", None)))
+
+
+def check_chat_template(spec: PairSpec) -> None:
+    """Makes sure that a pair of text has a chat template, before a model is loaded.
+
+    Raises:
+        InputError: it has none, or its tokenizer cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    if pair_kind(spec) == "speech":
+        return
+    if spec.prompt_style == "demo":
+        raise InputError(
+            f"pair {spec.name!r} has prompts of its own, and no chat template",
+            "Leave out --chat-template.",
+        )
+    if not getattr(_from_pretrained(AutoTokenizer, spec.target), "chat_template", None):
+        raise InputError(
+            f"pair {spec.name!r}: the tokenizer of {spec.target} has no chat template",
+            "Leave out --chat-template, or take a model that was trained to chat.",
+        )
 
 
 def load_pair(spec: PairSpec, device: str, dtype: str, load_format: LoadFormat = "auto") -> Pair:

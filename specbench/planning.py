@@ -13,11 +13,31 @@ from specbench.audio import check_length
 from specbench.cuda.requirements import check_cooperative_launch, require
 from specbench.errors import InputError, MachineError
 from specbench.memory import check_fits
-from specbench.pairs import PairSpec, audio_extractor, check_available, get_pair, pair_kind
+from specbench.pairs import (
+    PairSpec,
+    audio_extractor,
+    check_available,
+    check_chat_template,
+    get_pair,
+    pair_kind,
+)
 from specbench.sampling.registry import get_method
+from specbench.sandbox import isolation
 from specbench.scenario import Case, Scenario
 from specbench.tasks.asr import SpeechRecognition
-from specbench.tasks.base import ASR, AUTO, Sample, choose, get_task
+from specbench.tasks.base import (
+    ASR,
+    AUTO,
+    CODE,
+    DEMO,
+    LargeTask,
+    Sample,
+    choose,
+    dataset_tasks,
+    get_task,
+    hub_datasets,
+)
+from specbench.tasks.code import Code
 from specbench.telemetry.environment import cpu_model
 
 
@@ -31,74 +51,134 @@ class Plan:
     specs: dict[str, PairSpec]
     utterances: list[Sample] = field(default_factory=list)
     """The samples of the task asr, which may have come over a network."""
-    speech_set: str | None = None
-    """Name of the set that they are of."""
+    texts: dict[str, LargeTask] = field(default_factory=dict)
+    """The tasks of text by name; what was picked from afar is kept in them."""
+    datasets: dict[str, str] = field(default_factory=dict)
+    """Names of the sets that the tasks' samples are of."""
+    notices: list[str] = field(default_factory=list)
+    """What the user should know before the run."""
 
 
 def plan(scenario: Scenario) -> Plan:
     """Checks everything that can be checked before a model is loaded.
 
     Raises:
-        InputError: an unknown pair, task or method; more samples than the task has; no case that
-            can run; weights that are not public.
+        InputError: an unknown pair, task, method or data set; more samples than the task has; no case
+            that can run; weights that are not public; no chat template where one is asked for.
         MachineError: no such device, or one that cannot run the kernels, the execution or a case's
-            batch; a pair that cannot be had.
+            batch; a pair or a data set that cannot be had; no sandbox, and code is all there is to do.
     """
     for method in scenario.method:
         get_method(method)
     for task in scenario.task:
         if task != AUTO:
-            get_task(task, dataset=scenario.dataset)
+            get_task(task, dataset=_given(scenario, task))
     specs = {name: get_pair(name) for name in scenario.pair}
     device = resolve_device(scenario.device)
     for execution in scenario.execution:
         resolve_execution(execution, device)
     check_kernels(device)
+    if "transformers" in scenario.engine:
+        # Here, since it is slow to import, and may not be one that is known.
+        from specbench.engine.assisted import check_transformers
+
+        check_transformers()
     for spec in specs.values():
         if spec.kind is None:  # its own files say, which may have to be fetched
             check_available(spec, scenario.load_format)
     cases = scenario.cases({name: pair_kind(spec) for name, spec in specs.items()})
-    if scenario.dataset is not None and not any(case.task == ASR for case in cases):
+    if scenario.dataset is not None and all(case.dataset is None for case in cases):
         raise InputError(
-            f"dataset {scenario.dataset} is for the task {ASR}, and no case has it",
-            "Give a pair that hears, such as whisper-large/whisper-tiny, or no dataset.",
+            f"dataset {scenario.dataset} is for the task {dataset_tasks(scenario.dataset)[0]}, and no "
+            "case has it",
+            "Give a pair that can do it (whisper-large/whisper-tiny hears), or no dataset.",
         )
     if all(case.skip for case in cases):
         raise InputError(
             f"none of the {len(cases)} cases can run: {cases[0].skip}",
             "Change task, samples, batch_size or gamma.",
         )
-    for task in {case.task for case in cases if not case.skip} - {ASR}:
-        choose(get_task(task), "demo", scenario.samples, scenario.seed)
+    cases, notices = _judged(scenario, cases)
+    texts = _texts(scenario, cases)
     for spec in specs.values():
         check_available(spec, scenario.load_format)
         check_fits(spec, cases, device, scenario.load_format)
-    utterances, speech_set = _utterances(scenario, cases, specs)
-    if scenario.dataset is not None and Path(scenario.dataset).expanduser().is_dir():
+        if scenario.chat_template and scenario.load_format == "auto":
+            check_chat_template(spec)
+    utterances, datasets = _utterances(scenario, cases, specs)
+    datasets |= {name: task.fingerprint() for name, task in texts.items()}
+    if scenario.dataset is not None and _is_path(scenario.dataset):
         # A run may be resumed from another directory.
-        folder = str(Path(scenario.dataset).expanduser().resolve())
-        scenario = scenario.model_copy(update={"dataset": folder})
-        cases = [case if case.dataset is None else replace(case, dataset=folder) for case in cases]
-    return Plan(scenario, _without_twins(cases, device), device, specs, utterances, speech_set)
+        path = str(Path(scenario.dataset).expanduser().resolve())
+        scenario = scenario.model_copy(update={"dataset": path})
+        cases = [case if case.dataset is None else replace(case, dataset=path) for case in cases]
+    cases = _without_twins(cases, device)
+    return Plan(scenario, cases, device, specs, utterances, texts, datasets, notices)
+
+
+def _given(scenario: Scenario, task: str) -> str | None:
+    """The scenario's data set, if it is for that task."""
+    dataset = scenario.dataset
+    return dataset if dataset is not None and task in dataset_tasks(dataset) else None
+
+
+def _is_path(dataset: str) -> bool:
+    return dataset not in (DEMO, *hub_datasets()) and Path(dataset).expanduser().exists()
+
+
+def _judged(scenario: Scenario, cases: list[Case]) -> tuple[list[Case], list[str]]:
+    """The cases, those of code skipped where what a model writes cannot be run; and what to say of it.
+
+    Raises:
+        MachineError: no case would be left.
+    """
+    if not any(case.task == CODE and not case.skip for case in cases):
+        return cases, []
+    try:
+        isolation(scenario.allow_unsandboxed_code)
+    except MachineError as error:
+        if all(case.skip or case.task == CODE for case in cases):
+            raise
+        found = [
+            replace(case, skip=error.message) if case.task == CODE and not case.skip else case
+            for case in cases
+        ]
+        return found, [f"the task {CODE} is skipped: {error.message}. {error.hint}"]
+    return cases, []
+
+
+def _texts(scenario: Scenario, cases: Sequence[Case]) -> dict[str, LargeTask]:
+    """The tasks of text that a case has, after a look whether they have the samples."""
+    found = {}
+    for name in dict.fromkeys(case.task for case in cases if not case.skip):
+        task = get_task(name, dataset=_given(scenario, name))
+        if name == ASR or not isinstance(task, LargeTask):
+            continue
+        if isinstance(task, Code):
+            task.check_sandbox(scenario.allow_unsandboxed_code)
+        task.check_available()
+        choose(task, "demo", scenario.samples, scenario.seed)
+        found[name] = task
+    return found
 
 
 def _utterances(
     scenario: Scenario, cases: Sequence[Case], specs: Mapping[str, PairSpec]
-) -> tuple[list[Sample], str | None]:
+) -> tuple[list[Sample], dict[str, str]]:
     """The samples of the task asr, none if no case has it, and the name of their set.
 
     Each pair hears them to their end.
     """
     pairs = {case.pair for case in cases if case.task == ASR and not case.skip}
     if not pairs:
-        return [], None
-    task = get_task(ASR, dataset=scenario.dataset)
+        return [], {}
+    task = get_task(ASR, dataset=_given(scenario, ASR))
     assert isinstance(task, SpeechRecognition)
     task.check_available()
     window = min(audio_extractor(specs[pair]).chunk_length for pair in pairs)
-    found = task.pick(scenario.samples, scenario.seed, window)
+    found = task.pick(scenario.samples, scenario.seed, longest=window)
     check_length([sample.audio for sample in found if sample.audio], window)
-    return found, task.fingerprint()
+    return found, {ASR: task.fingerprint()}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -123,14 +203,14 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def resolve_execution(execution: str, device: torch.device) -> str:
-    """ "auto" is "graphs" on a GPU and "eager" on a CPU.
+def resolve_execution(execution: str, device: torch.device, engine: str = "native") -> str:
+    """ "auto" is "graphs" for the native engine on a GPU, else "eager".
 
     Raises:
         MachineError: graphs, or compiled code, which is captured too, were asked for on a CPU.
     """
     if execution == "auto":
-        return "graphs" if device.type == "cuda" else "eager"
+        return "graphs" if device.type == "cuda" and engine == "native" else "eager"
     if execution != "eager" and device.type != "cuda":
         raise MachineError(
             f"execution {execution!r} needs a CUDA GPU, and the device is {device}",
@@ -144,7 +224,7 @@ def _without_twins(cases: Sequence[Case], device: torch.device) -> list[Case]:
     seen: dict[Case, str] = {}
     found = []
     for case in cases:
-        execution = resolve_execution(case.execution, device)
+        execution = resolve_execution(case.execution, device, case.engine)
         dtype = "float32" if case.dtype == "auto" and device.type == "cpu" else case.dtype
         twin = replace(case, execution=execution, dtype=dtype)
         if case.skip is None and twin in seen:

@@ -9,7 +9,7 @@ from specbench.engine.batch import Generation, Request
 from specbench.planning import Plan, device_name, resolve_execution
 from specbench.sampling.registry import get_method
 from specbench.scenario import Case
-from specbench.tasks.base import ASR, get_task
+from specbench.tasks.base import Score, get_task
 from specbench.telemetry.spans import Spans
 
 Row = dict[str, Any]
@@ -28,16 +28,18 @@ def case_row(todo: Plan, run_id: str, case: Case) -> Row:
         "target": _model_name(spec.target),
         "draft": _model_name(spec.draft),
         "task": case.task,
-        "dataset": todo.speech_set if case.task == ASR else get_task(case.task).dataset,
+        "dataset": todo.datasets.get(case.task) or get_task(case.task, None, case.dataset).dataset,
         "method": case.method,
         "implementation": get_method(case.method).implementation_on(todo.device),
         "engine": case.engine,
         "attention": case.attention,
-        "execution": resolve_execution(case.execution, todo.device),
+        "execution": resolve_execution(case.execution, todo.device, case.engine),
         "load_format": case.load_format,
         "synthetic_acceptance": case.synthetic_acceptance,
         "prompt_lengths": ",".join(map(str, lengths)) if lengths else None,
         "refill": case.refill,
+        "completions_per_sample": case.completions_per_sample,
+        "chat_template": False,
         "gamma": case.gamma,
         "batch_size": case.batch_size,
         "temperature": case.temperature,
@@ -80,6 +82,17 @@ def counts(request: Request, generation: Generation) -> Row:
         "step_gamma": generation.step_gamma,
         "step_drafted": generation.step_drafted,
         "step_accepted": generation.step_accepted,
+    }
+
+
+def quality(score: Score) -> Row:
+    """How good an output is."""
+    return {
+        "metric": score.metric,
+        "metric_value": score.value,
+        "metric_weight": score.weight,
+        "metrics": score.metrics,
+        "verdict": score.verdict,
     }
 
 

@@ -11,27 +11,32 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 
+from specbench import profiling
 from specbench.engine.batch import Generation, Request
 from specbench.engine.decoding import Decoding, Execution
+from specbench.engine.likelihood import sigmoid_law_variation
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
+from specbench.engine.observer import Observer
 from specbench.engine.speech import FRAME_S, SpeechModel
-from specbench.errors import InputError
-from specbench.pairs import Pair, load_pair
+from specbench.engine.suppression import Suppression
+from specbench.errors import InputError, SpecbenchError
+from specbench.pairs import Pair, load_pair, with_chat_template
 from specbench.planning import Plan, device_name, resolve_execution
-from specbench.report.writer import RunWriter
-from specbench.rows import Row, case_row, counts, failure_row, skipped_row, times
+from specbench.report.writer import RunWriter, SequenceKey
+from specbench.rows import Row, case_row, counts, failure_row, quality, skipped_row, times
 from specbench.sampling.names import POLICIES, SIGMOID_RANGE
 from specbench.sampling.policy import GammaPolicy, make_policy
 from specbench.sampling.registry import get_method
 from specbench.scenario import Case
 from specbench.tasks.asr import SpeechRecognition
-from specbench.tasks.base import Sample, choose, get_task
+from specbench.tasks.base import JudgedTask, Sample, Score, choose, get_task
+from specbench.tasks.fluency import distinct, repetition
 from specbench.telemetry.flops import (
     draft_tokens,
     model_flops_utilisation,
@@ -40,6 +45,13 @@ from specbench.telemetry.flops import (
 )
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 from specbench.telemetry.spans import SpanRecorder, Spans
+from specbench.telemetry.trace import StepTrace
+from specbench.texts import find_answer, fit, shortened
+
+if TYPE_CHECKING:
+    from specbench.engine.transformers import TransformersEngine
+
+Engine: TypeAlias = "NativeEngine | TransformersEngine"
 
 MOST_FEATURES = 512
 """Features of so many utterances are kept, of Whisper a megabyte each."""
@@ -80,28 +92,55 @@ def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
     and returns with `interrupted` set.
     """
     outcome = Outcome()
-    finished = writer.finished()
     skipped = [case for case in todo.cases if case.skip]
     outcome.skipped = len(skipped)
     writer.write([skipped_row(todo, writer.run_id, case) for case in skipped])
     cases = [case for case in todo.cases if not case.skip]
     scenario = todo.scenario
-    talk.total(len(cases) * scenario.samples * scenario.repeats)
+    for notice in todo.notices:
+        talk.notice(notice)
+    talk.total(len(cases) * scenario.sequences * scenario.repeats)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(scenario.cpu_threads or threads)
         # Events are recorded in the current device's stream: it must be the one that works.
         with torch.cuda.device(todo.device) if todo.device.type == "cuda" else nullcontext():
-            for (pair_name, dtype), group in itertools.groupby(cases, lambda c: (c.pair, c.dtype)):
-                talk.stage(f"loading {pair_name}")
-                spec = todo.specs[pair_name]
-                pair = load_pair(spec, str(todo.device), dtype, scenario.load_format)
-                _PairRun(todo, pair, list(group), writer, talk, outcome, finished).run()
+            _run_pairs(todo, cases, writer, talk, outcome)
     except KeyboardInterrupt:
         outcome.interrupted = True
     finally:
         torch.set_num_threads(threads)
     return outcome
+
+
+def _run_pairs(
+    todo: Plan, cases: Sequence[Case], writer: RunWriter, talk: Talk, outcome: Outcome
+) -> None:
+    """Pair by pair; profiling comes when everything is timed: it slows launches down for good."""
+    finished = writer.finished()
+    groups = [list(group) for _, group in itertools.groupby(cases, lambda c: (c.pair, c.dtype))]
+
+    def loaded(group: list[Case]) -> _PairRun:
+        talk.stage(f"loading {group[0].pair}")
+        pair = load_pair(
+            todo.specs[group[0].pair], str(todo.device), group[0].dtype, todo.scenario.load_format
+        )
+        return _PairRun(todo, pair, group, writer, talk, outcome, finished)
+
+    last: _PairRun | None = None
+    for group in groups:
+        last = None  # its memory is the next one's
+        last = loaded(group)
+        last.run()
+    for group in reversed(groups):  # the last one is there already
+        wanted = [case for case in group if profiling.is_wanted(todo, case, writer)]
+        if wanted and (last is None or last.cases is not group):
+            last = None
+            last = loaded(group)
+        for case in wanted:
+            talk.stage(f"profiling {case.method} γ={case.gamma}")
+            assert last is not None
+            last.profile(case)
 
 
 class _PairRun:
@@ -115,18 +154,21 @@ class _PairRun:
         writer: RunWriter,
         talk: Talk,
         outcome: Outcome,
-        finished: set[tuple[str, int, str]],
+        finished: set[SequenceKey],
     ) -> None:
-        self.todo, self.pair, self.cases, self.writer = todo, pair, cases, writer
+        self.todo, self.cases, self.writer = todo, cases, writer
+        self.pair = pair = with_chat_template(pair, todo.scenario.chat_template)
         self.talk, self.outcome, self.finished = talk, outcome, finished
         model = SpeechModel if pair.kind == "speech" else CausalModel
-        self.engine = NativeEngine(
-            model(pair.target), model(pair.draft), pair.eos_tokens, pair.suppressed
-        )
+        self.models = model(pair.target), model(pair.draft)
+        self.engines: dict[str, Engine] = {}
+        self.engine = self._engine(cases[0].engine)
         self.tasks = {
-            case.task: get_task(case.task, case.prompt_tokens, case.dataset) for case in cases
+            case.task: todo.texts.get(case.task)
+            or get_task(case.task, case.prompt_tokens, case.dataset)
+            for case in cases
         }
-        self.samples = {name: self._choose(name) for name in self.tasks}
+        self.samples = {name: self._prepare(name) for name in self.tasks}
         self.longest = {
             name: max(len(pair.prompt(sample)) for sample in samples)
             for name, samples in self.samples.items()
@@ -134,7 +176,34 @@ class _PairRun:
         """Tokens of the longest prompt of each task."""
         self.features: dict[str, torch.Tensor] = {}
         self.recorder = SpanRecorder(todo.device)
+        self.suppression = (
+            Suppression(*pair.suppressed, self.models[0].vocab_size, todo.device)
+            if any(pair.suppressed) else None
+        )  # fmt: skip
         self.told: set[str] = set()
+
+    def _prepare(self, name: str) -> list[Sample]:
+        """The samples, their documents short enough, each as often as it is to be completed."""
+        limit, scenario = self.engine.max_positions, self.todo.scenario
+        room = None if limit is None else limit - scenario.max_new_tokens
+        fitting = [fit(self.pair, sample, room) for sample in self._choose(name)]
+        if told := shortened(fitting, room):
+            self.talk.notice(f"{self.pair.spec.name}, {name}: {told}")
+        times = range(scenario.completions_per_sample)
+        return [replace(sample, completion=i) for sample in fitting for i in times]
+
+    def _engine(self, name: str) -> Engine:
+        """The engine of that name; the others give their memory back."""
+        for other in self.engines.keys() - {name}:
+            self.engines[other].release()
+        if name not in self.engines:
+            engine: type[Engine] = NativeEngine
+            if name == "transformers":
+                from specbench.engine.transformers import TransformersEngine
+
+                engine = TransformersEngine
+            self.engines[name] = engine(*self.models, self.pair.eos_tokens, self.pair.suppressed)
+        return self.engines[name]
 
     def _choose(self, name: str) -> list[Sample]:
         task, scenario = self.tasks[name], self.todo.scenario
@@ -155,8 +224,25 @@ class _PairRun:
                 for _, block in itertools.groupby(self.cases, _block_key):
                     self._run_block(list(block), repeat)
 
+    def profile(self, case: Case) -> None:
+        """Decodes a few steps of the case once more, and looks at their kernels."""
+        self.engine = self._engine(case.engine)
+        short, batch = profiling.shortened(case), next(self._batches(case))[: case.batch_size]
+        trace = StepTrace(self.todo.device)
+        try:
+            requests = [self._request(short, sample, 0) for sample in batch]
+            # Once before: what another batch size made the engine drop is captured again.
+            self._decode(short, make_policy(case.gamma), requests)
+            with trace:
+                self._decode(short, make_policy(case.gamma), requests, trace)
+            profiling.keep(self.todo, case, trace, self.writer)
+        except Exception as error:  # what was measured stands
+            reason = error.message if isinstance(error, SpecbenchError) else repr(error)
+            self._tell_once(f"no profile: {reason}")
+
     def _run_block(self, block: list[Case], repeat: int) -> None:
         policies = {case.case_id: make_policy(case.gamma) for case in block}
+        self.engine = self._engine(block[0].engine)
         self._reserve(block)
         if repeat == 0:
             self.talk.stage("warming up")
@@ -169,7 +255,23 @@ class _PairRun:
                         rows += self._run_batch(case, policies[case.case_id], repeat, index, batch)
                     self.talk.advance(len(batch), f"{case.method} γ={case.gamma}")
             finally:
-                self.writer.write(rows)
+                self.writer.write(self._judged(rows))
+
+    def _judged(self, rows: list[Row]) -> list[Row]:
+        """A round's rows, scored together where that means running what was written.
+
+        Raises:
+            MachineError: the sandbox no longer starts. That is no fault of a method: the run stops, and
+                can be resumed.
+        """
+        task = self.tasks[rows[0]["task"]] if rows else None
+        if isinstance(task, JudgedTask):
+            samples = {sample.sample_id: sample for sample in self.samples[task.name]}
+            fine = [row for row in rows if row["status"] == "ok"]
+            answers = [(row["hypothesis"], samples[row["sample_id"]]) for row in fine]
+            for row, score in zip(fine, task.score_all(answers), strict=True):
+                row |= quality(score)
+        return rows
 
     def _run_batch(
         self, case: Case, policy: GammaPolicy, repeat: int, index: int, batch: Sequence[Sample]
@@ -195,24 +297,33 @@ class _PairRun:
 
     def _tell_refusals(self) -> None:
         for refusal in self.engine.refusals:
-            if refusal not in self.told:
-                self.told.add(refusal)
-                self.talk.notice(refusal)
+            self._tell_once(refusal)
+
+    def _tell_once(self, notice: str) -> None:
+        if notice not in self.told:
+            self.told.add(notice)
+            self.talk.notice(notice)
 
     def _decode(
-        self, case: Case, policy: GammaPolicy, requests: Sequence[Request]
+        self,
+        case: Case,
+        policy: GammaPolicy,
+        requests: Sequence[Request],
+        observer: Observer | None = None,
     ) -> list[Generation]:
-        decoding = Decoding(
-            self._new_tokens(case), case.temperature, case.top_k, case.top_p,
-            case.sigmoid_range or SIGMOID_RANGE,
-        )  # fmt: skip
         return self.engine.generate(
-            requests, get_method(case.method), policy, decoding, self.recorder,
+            requests, get_method(case.method), policy, self._decoding(case), observer or self.recorder,
             Execution(
-                resolve_execution(case.execution, self.todo.device), case.attention,
-                case.synthetic_acceptance,
+                resolve_execution(case.execution, self.todo.device, case.engine),
+                case.attention, case.synthetic_acceptance,
             ),
             case.batch_size,
+        )  # fmt: skip
+
+    def _decoding(self, case: Case) -> Decoding:
+        return Decoding(
+            self._new_tokens(case), case.temperature, case.top_k, case.top_p,
+            case.sigmoid_range or SIGMOID_RANGE,
         )  # fmt: skip
 
     def _warm_up(self, block: Sequence[Case]) -> None:
@@ -248,10 +359,14 @@ class _PairRun:
     def _is_finished(self, case: Case, repeat: int, batch: Sequence[Sample]) -> bool:
         """A γ policy carries its state from sample to sample: its repeat is done as a whole."""
         needed = self.samples[case.task] if case.gamma in POLICIES else batch
-        return all((case.case_id, repeat, sample.sample_id) in self.finished for sample in needed)
+        return all(
+            (case.case_id, repeat, sample.sample_id, sample.completion) in self.finished
+            for sample in needed
+        )
 
     def _request(self, case: Case, sample: Sample, repeat: int) -> Request:
-        """The seed depends on sample and repeat, not on method or γ: all methods meet the same luck."""
+        """The seed depends on sample, completion and repeat, not on method or γ: all methods meet the
+        same luck."""
         prompt = self.pair.prompt(sample)
         limit = self.engine.max_positions
         if limit is not None and len(prompt) + self._new_tokens(case) > limit:
@@ -261,6 +376,8 @@ class _PairRun:
                 "Lower max_new_tokens.",
             )
         text = f"{self.todo.scenario.seed}/{sample.sample_id}/{repeat}"
+        if sample.completion:
+            text += f"/{sample.completion}"
         digest = hashlib.sha256(text.encode()).digest()
         return Request(prompt, int.from_bytes(digest[:8], "big") >> 1, self._features(sample))
 
@@ -284,6 +401,9 @@ class _PairRun:
     def _base_row(self, case: Case, repeat: int, index: int, sample: Sample) -> Row:
         return case_row(self.todo, self.writer.run_id, case) | {
             "sample_id": sample.sample_id,
+            "completion": sample.completion,
+            "chat_template": self.pair.chats,
+            "document_kept": sample.kept,
             "repeat": repeat,
             "batch_index": index,
             "reference": sample.reference,
@@ -310,21 +430,55 @@ class _PairRun:
     ) -> Row:
         if generation.error:
             return {"status": "failed", "error": generation.error}
-        text = self.pair.decode(generation.tokens)
-        score = self.tasks[case.task].score(text, sample)
+        text, answer_tokens, score = self._answer(case, request, generation, sample)
         return (
             counts(request, generation)
             | times(generation, spans, sequence)
+            | quality(score)
             | {
                 "status": "ok",
                 "hypothesis": text,
-                "metric": score.metric,
-                "metric_value": score.value,
-                "metric_weight": score.weight,
-                "metrics": score.metrics,
-                "target_logprob": self._log_probability(case, request, generation),
+                "answer_tokens": answer_tokens,
             }
+            | self._reads(case, request, generation, answer_tokens)
         )
+
+    def _reads(
+        self, case: Case, request: Request, generation: Generation, answer_tokens: int | None
+    ) -> Row:
+        """How the output reads, whatever the task. Nothing where the tokens are noise."""
+        if case.load_format == "dummy" or case.synthetic_acceptance is not None:
+            return {}
+        ended = generation.finish_reason == "eos"
+        tokens = generation.tokens[:-1] if ended else generation.tokens
+        found: Row = {
+            "repetition_4": repetition(tokens, 4),
+            "distinct_1": distinct(tokens, 1),
+            "distinct_2": distinct(tokens, 2),
+        }
+        with suppress(torch.OutOfMemoryError):  # what was measured stands
+            found["target_logprob"] = self.engine.log_probability(
+                request, generation.tokens[:answer_tokens]
+            )
+            if get_method(case.method).rule == "sigmoid" and make_policy(case.gamma).limit:
+                found["law_tv"] = sigmoid_law_variation(
+                    *self.models, request, generation, self._decoding(case), self.suppression
+                )
+        return found
+
+    def _answer(
+        self, case: Case, request: Request, generation: Generation, sample: Sample
+    ) -> tuple[str, int | None, Score]:
+        """What is scored of an output, its tokens if it was cut, and the score, if it can be had here."""
+        task = self.tasks[case.task]
+        if isinstance(task, JudgedTask):
+            has_ended = generation.finish_reason == "eos"
+            text, tokens = find_answer(
+                self.pair, task, sample, request.prompt, generation.tokens, has_ended
+            )
+            return text, tokens, Score()
+        text = self.pair.decode(generation.tokens)
+        return text, None, task.score(text, sample)
 
     def _machine(
         self, spans: Spans, requests: Sequence[Request], generations: Sequence[Generation]
@@ -378,17 +532,6 @@ class _PairRun:
     def _reset_peak_memory(self) -> None:
         if self.todo.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.todo.device)
-
-    def _log_probability(
-        self, case: Case, request: Request, generation: Generation
-    ) -> float | None:
-        """None where the tokens are noise."""
-        if case.load_format == "dummy" or case.synthetic_acceptance is not None:
-            return None
-        try:
-            return self.engine.log_probability(request, generation.tokens)
-        except torch.OutOfMemoryError:  # what was measured stands
-            return None
 
 
 def _block_key(case: Case) -> tuple[Any, ...]:

@@ -31,11 +31,11 @@ from specbench.assets import scenarios_dir
 from specbench.errors import InputError, nearest, unknown_name
 from specbench.sampling.names import COLDEST, MAX_GAMMA, POLICIES, SIGMOID_RANGE
 from specbench.tasks.base import (
-    ASR,
     AUTO,
     PROMPT_TOKENS,
     SYNTHETIC,
     PairKind,
+    dataset_tasks,
     default_task,
     kinds_of,
 )
@@ -175,7 +175,9 @@ Dtypes = Annotated[
     Field(min_length=1),
     Once,
 ]
-Engines = Annotated[list[Literal["native"]], BeforeValidator(_as_list), Field(min_length=1), Once]
+Engines = Annotated[
+    list[Literal["native", "transformers"]], BeforeValidator(_as_list), Field(min_length=1), Once
+]
 Attentions = Annotated[
     list[Literal["pad", "split"]], BeforeValidator(_as_list), Field(min_length=1), Once
 ]
@@ -215,6 +217,9 @@ class Scenario(BaseModel):
     prompt_tokens: Lengths | None = None
     synthetic_acceptance: Rate | None = None
     refill: bool = False
+    completions_per_sample: Count = 1
+    chat_template: bool | None = None
+    allow_unsandboxed_code: bool = False
     time_budget: Seconds | None = None
     dtype: Dtypes = ["auto"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -222,16 +227,20 @@ class Scenario(BaseModel):
     samples: Count = 8
     repeats: Count = 2
     warmup: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    profile: Literal["off", "kernels", "trace"] = "kernels"
     max_new_tokens: Count = 64
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> Self:
         tasks = ", ".join(self.task)
-        if self.dataset is not None and not {ASR, AUTO} & set(self.task):
-            raise InputError(
-                f"a dataset is for the task {ASR}; {tasks} has its own", f"Give --task {ASR}."
-            )
+        if self.dataset is not None and AUTO not in self.task:
+            suited = dataset_tasks(self.dataset)
+            if not set(suited) & set(self.task):
+                raise InputError(
+                    f"dataset {self.dataset} is for the task {' or '.join(suited)}, not for {tasks}",
+                    f"Give --task {suited[0]}.",
+                )
         if SYNTHETIC in self.task or (self.task == [AUTO] and self.load_format == "dummy"):
             return self
         if self.load_format == "dummy":
@@ -253,11 +262,16 @@ class Scenario(BaseModel):
             kinds: of the pairs; one that is not named reads text.
         """
         kind_of: dict[str, PairKind] = {name: (kinds or {}).get(name, "text") for name in self.pair}
+        suited = () if self.dataset is None else dataset_tasks(self.dataset)
         pairs = itertools.product(self.pair, self.dtype)
-        axes = list(itertools.product(
-            self.engine, self.attention, self.execution, self.batch_size, self.temperature,
-            self.gamma, self._methods(),
-        ))  # fmt: skip
+        axes = [
+            axis
+            for axis in itertools.product(
+                self.engine, self.attention, self.execution, self.batch_size, self.temperature,
+                self.gamma, self._methods(),
+            )
+            if not self._is_plain_again(*axis[-2:])
+        ]  # fmt: skip
         return [
             Case(
                 pair=pair, task=task, engine=engine, attention=attention, dtype=dtype,
@@ -265,11 +279,14 @@ class Scenario(BaseModel):
                 sigmoid_range=sigmoid_range, top_k=self.top_k, top_p=self.top_p,
                 max_new_tokens=self.max_new_tokens, execution=execution,
                 load_format=self.load_format,
-                dataset=self.dataset if task == ASR else None,
+                dataset=self.dataset if task in suited else None,
+                completions_per_sample=self.completions_per_sample,
+                chat_template=self.chat_template,
                 prompt_tokens=self._prompt_tokens(task, kind_of[pair]),
                 synthetic_acceptance=self.synthetic_acceptance, refill=self.refill,
                 skip=self._mismatch(task, pair, kind_of[pair])
-                or self._impossible(task, batch_size, gamma, attention, execution),
+                or self._impossible(task, batch_size, gamma, attention, execution)
+                or _beyond(engine, batch_size, gamma, attention, execution),
             )
             for pair, dtype in pairs
             for task in self.tasks(kind_of[pair])
@@ -285,11 +302,20 @@ class Scenario(BaseModel):
             for chosen in (self.sigmoid_range if method == "sigmoid" else [None])
         ]
 
+    def _is_plain_again(self, gamma: str, method: tuple[str, tuple[float, float] | None]) -> bool:
+        """Plain decoding verifies nothing: it is the same at each range."""
+        return gamma == "0" and method[1] not in (None, min(self.sigmoid_range))
+
     def tasks(self, kind: PairKind) -> list[str]:
         """The tasks of a pair of that kind, each once."""
         dummy = self.load_format == "dummy"
-        named = [default_task(kind, dummy) if name == AUTO else name for name in self.task]
-        return list(dict.fromkeys(named))
+        default = default_task(kind, dummy, self.dataset)
+        return list(dict.fromkeys(default if name == AUTO else name for name in self.task))
+
+    @property
+    def sequences(self) -> int:
+        """That each case decodes in a repeat."""
+        return self.samples * self.completions_per_sample
 
     def _prompt_tokens(self, task: str, kind: PairKind) -> tuple[int, ...] | None:
         """Only `synthetic` has prompts that are lengths."""
@@ -306,15 +332,33 @@ class Scenario(BaseModel):
     ) -> str | None:
         if self.load_format == "dummy" and task != SYNTHETIC:
             return f"random weights have no tokenizer: load_format dummy runs {SYNTHETIC} alone"
-        if batch_size > self.samples:
-            return f"a batch of {batch_size} cannot be filled from {self.samples} samples"
-        if self.samples % batch_size and not self.refill:
-            return f"{self.samples} samples leave a batch of {batch_size} partly empty"
+        asked = f"{self.samples} samples"
+        if self.completions_per_sample > 1:
+            asked += f" of {self.completions_per_sample} completions"
+        if batch_size > self.sequences:
+            return f"a batch of {batch_size} cannot be filled from {asked}"
+        if self.sequences % batch_size and not self.refill:
+            return f"{asked} leave a batch of {batch_size} partly empty"
         if gamma == "heuristic" and batch_size > 1:
             return "the heuristic schedule is defined for batch size 1 (transformers); use bass"
         if attention == "split" and execution == "compiled":
             return "compiled code reads the whole cache, so that split would read as much as pad"
         return None
+
+
+def _beyond(engine: str, batch_size: int, gamma: str, attention: str, execution: str) -> str | None:
+    """What an engine that is not ours cannot do."""
+    if engine != "transformers":
+        return None
+    if batch_size > 1:
+        return "transformers' assisted generation takes one sequence at a time: batch size 1 only"
+    if gamma == "bass":
+        return "bass is no schedule of transformers: give a number or heuristic"
+    if attention != "pad":
+        return "one sequence has nothing to split: transformers attends in its own way"
+    if execution in {"graphs", "compiled"}:
+        return "transformers issues its steps op by op: execution auto or eager"
+    return None
 
 
 @dataclass(frozen=True)
@@ -343,6 +387,8 @@ class Case:
     synthetic_acceptance: float | None = None
     refill: bool = False
     dataset: str | None = None
+    completions_per_sample: int = 1
+    chat_template: bool | None = None
     skip: str | None = None
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
+import json
 from collections import Counter
 from contextlib import contextmanager
 
@@ -12,17 +14,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.generation import utils
 
-from specbench import planning, rows, runner
+from specbench import planning, profiling, rows, runner
 from specbench.engine.batch import Generation, Request
 from specbench.engine.decoding import Decoding
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
+from specbench.engine.transformers import TransformersEngine
 from specbench.errors import InputError, MachineError
-from specbench.pairs import get_pair, load_pair
-from specbench.planning import plan, resolve_device
+from specbench.pairs import get_pair, load_pair, pair_specs
+from specbench.planning import plan, resolve_device, resolve_execution
 from specbench.report.reader import read_run
 from specbench.report.schema import SCHEMA
+from specbench.report.summary import summarise
 from specbench.report.writer import RunWriter
 from specbench.runner import Outcome, execute
 from specbench.sampling import registry
@@ -161,6 +166,7 @@ class TestRows:
             "nvml_t_s", "nvml_gpu_util_pct", "nvml_mem_used_bytes", "nvml_power_w",
             "nvml_sm_clock_mhz", "energy_j", "peak_memory_bytes", "mfu", "throttle_reasons",
             "gpu_s", "host_gap_s", "synthetic_acceptance", "prompt_lengths", "audio_s",
+            "answer_tokens", "verdict", "law_tv",
         }  # fmt: skip
         empty = {name for name in rows if rows[name].isna().any()}
         assert empty == unknown_on_a_cpu
@@ -239,6 +245,16 @@ class TestRows:
         assert (rows["metric_weight"] == 1).all()
         assert all(row["metrics"]["rouge1"] == row["metric_value"] for _, row in rows.iterrows())
         assert (rows["target_logprob"] < 0).all()
+
+    def test_only_an_approximation_that_drafts_has_a_law_of_its_own(self, rows):
+        approximate = (rows["method"] == "sigmoid") & (rows["gamma"] != "0")
+        assert rows["law_tv"].notna().equals(approximate)
+        assert rows["law_tv"].dropna().between(0.01, 1).all()
+
+    def test_how_outputs_read(self, rows):
+        assert rows["distinct_1"].between(0, 1, inclusive="right").all()
+        assert (rows["distinct_2"] >= rows["distinct_1"]).all()
+        assert rows["repetition_4"].between(0, 1, inclusive="left").all()
 
     def test_a_batch_holds_as_many_rows_as_it_should(self, rows):
         sizes = rows.groupby(["case_id", "repeat", "batch_index"]).size()
@@ -417,6 +433,13 @@ class TestTwins:
         assert (done.outcome.ok, done.outcome.skipped) == (1, 3)
         reasons = set(done.rows["error"].dropna())
         assert all(reason.startswith("the same as fused-g0-b1") for reason in reasons)
+
+    def test_auto_is_eager_for_transformers_wherever_it_runs(self):
+        gpu = torch.device("cuda", 0)
+        found = {
+            engine: resolve_execution("auto", gpu, engine) for engine in ("native", "transformers")
+        }
+        assert found == {"native": "graphs", "transformers": "eager"}
 
 
 class TestExactness:
@@ -709,3 +732,188 @@ class TestDevice:
         todo = plan(Scenario(pair=tiny_pair.name, device="cuda:1"))
         execute(todo, RunWriter(tmp_path, "test", {}), Listener())
         assert asked == [(torch.device("cuda", 1), torch.device("cuda", 1))]
+
+
+@pytest.fixture(scope="module")
+def both(run_in, tmp_path_factory):
+    """A run of both engines that many tests look at."""
+    return run_in(
+        tmp_path_factory.mktemp("both"), engine="native,transformers", method="baseline,block",
+        gamma="0,3,heuristic", temperature="0,1", repeats=2, max_new_tokens=9,
+    )  # fmt: skip
+
+
+class TestTransformersEngine:
+    """Both engines in one run: rows of the same kind, each engine held against its own γ = 0."""
+
+    def test_rows_are_of_the_same_kind(self, both):
+        rows = both.rows
+        assert set(rows["status"]) == {"ok"}
+        assert (rows.groupby("engine").size() == 2 * 3 * 2 * 2 * 2).all()
+        theirs = rows[rows["engine"] == "transformers"]
+        assert set(theirs["execution"]) == {"eager"}
+        for _, row in theirs.iterrows():
+            steps = row["verify_steps"]
+            for name in ("drafted", "accepted", "gamma", "draft_us", "verify_us", "end_s"):
+                assert len(row[f"step_{name}"]) == steps
+            bonus = row["new_tokens"] - row["accepted"]
+            assert bonus == steps or (row["finish_reason"] == "eos" and bonus == steps - 1)
+        drafting = theirs["gamma"] != "0"
+        assert (theirs[drafting]["verify_s"] > 0).all()
+        assert (theirs[~drafting]["drafted"] == 0).all()
+        assert (theirs["target_logprob"] < 0).all()
+        busy = theirs[["draft_s", "target_s", "verify_s", "prefill_s"]].sum(axis=1)
+        assert (busy < theirs["wall_s"]).all()
+
+    def test_greedy_text_is_the_same_and_so_is_what_it_is_worth(self, both):
+        greedy = both.rows[both.rows["temperature"] == 0]
+        for _, same in greedy.groupby("sample_id"):
+            for name in ("hypothesis", "metric_value", "target_logprob"):
+                assert same[name].nunique() == 1
+
+    def test_the_speed_up_is_over_the_same_engines_plain_decoding(self, both):
+        lines = summarise(both.rows)
+        for _, group in lines.groupby(["engine", "temperature"]):
+            plain = group[group["gamma"] == "0"]
+            speed = plain["new_tokens"].sum() / plain["wall_s"].sum()
+            found = (group["tokens_per_s"] / group["speedup"]).to_numpy()
+            assert found == pytest.approx([speed] * len(group))
+
+    def test_the_heuristic_goes_on_where_the_sample_before_it_ended(self, both):
+        """Though the other method drafts between the two, with the same model."""
+        rows = both.rows
+        chosen = (rows["engine"] == "transformers") & (rows["gamma"] == "heuristic")
+        for _, case in rows[chosen].groupby(["case_id", "repeat"]):
+            first, second = (row for _, row in case.sort_values("batch_index").iterrows())
+            gamma = 5
+            for drafted, accepted in zip(
+                first["step_drafted"], first["step_accepted"], strict=True
+            ):
+                gamma = gamma + 2 if drafted == accepted else max(1, gamma - 1)
+            if first["finish_reason"] == "length":
+                assert second["step_drafted"][0] == min(gamma, 9 - 1)
+
+    def test_an_engine_that_rests_holds_no_memory(self, run, monkeypatch):
+        held, generate = [], TransformersEngine.generate
+
+        def spy(self, *args, **kwargs):
+            held.extend(engine._workspace for engine in engines)
+            return generate(self, *args, **kwargs)
+
+        engines, make = [], NativeEngine.__init__
+
+        def remember(self, *args, **kwargs):
+            engines.append(self)
+            make(self, *args, **kwargs)
+
+        monkeypatch.setattr(NativeEngine, "__init__", remember)
+        monkeypatch.setattr(TransformersEngine, "generate", spy)
+        run(engine="native,transformers", samples=1)
+        assert held == [None]
+
+    def test_what_it_cannot_is_skipped_with_the_reason(self, run):
+        done = run(engine="transformers", gamma="2,bass", batch_size="1,2", attention="pad,split")
+        assert (done.outcome.ok, done.outcome.skipped) == (2, 7)
+        reasons = set(done.rows["error"].dropna())
+        assert any("one sequence at a time" in reason for reason in reasons)
+        assert any("bass" in reason for reason in reasons)
+
+    def test_dummies_and_dice(self, run):
+        done = run(
+            engine="native,transformers", gamma="0,4", load_format="dummy", task="synthetic",
+            prompt_tokens="5,9", synthetic_acceptance=0.6, max_new_tokens=20, samples=4,
+        )  # fmt: skip
+        assert done.outcome.ok == 4 * 2 * 2
+        drafting = done.rows[done.rows["gamma"] == "4"]
+        assert 0.2 < drafting["accepted"].sum() / drafting["drafted"].sum() < 0.8
+        for _, same in drafting.groupby("sample_id"):
+            assert same["step_accepted"].map(tuple).nunique() == 1, "the same dice"
+
+    def test_a_method_that_fails_is_a_row(self, run, add_method):
+        def law(step):
+            raise RuntimeError("no law")
+
+        add_method("broken", law)
+        done = run(engine="transformers", method="broken,fused", temperature=1.0)
+        assert (done.outcome.failed, done.outcome.ok) == (2, 2)
+        assert done.outcome.errors == ["broken γ=3: RuntimeError: no law"]
+
+    def test_an_unknown_transformers_is_told_before_a_model_is_loaded(self, tiny_pair, monkeypatch):
+        monkeypatch.setattr(utils, "_speculative_sampling", lambda ids: None)
+        with pytest.raises(MachineError, match=r"_speculative_sampling\(ids\)"):
+            plan(Scenario(pair=tiny_pair.name, engine="transformers"))
+        assert plan(Scenario(pair=tiny_pair.name)).cases
+
+
+@pytest.mark.skipif("demo-asr" not in pair_specs(), reason="no embedded speech pair")
+def test_both_engines_hear_the_same(tmp_path):
+    """A draft that is a decoder alone hears with the target's encoder in transformers too."""
+    todo = plan(Scenario(
+        pair=["demo-asr"], engine=["native", "transformers"], method=["fused"], gamma=["0", "4"],
+        temperature=[0.0], samples=2, repeats=1, warmup=0,
+    ))  # fmt: skip
+    writer = RunWriter(tmp_path, "test", {})
+    assert execute(todo, writer, Listener()).ok == 2 * 2 * 2
+    rows = read_run(writer.finish()).rows
+    for _, same in rows.groupby("sample_id"):
+        assert same["hypothesis"].nunique() == 1
+        assert same["metric_value"].nunique() == 1
+    theirs = rows[(rows["engine"] == "transformers") & (rows["gamma"] == "4")]
+    assert theirs["accepted"].sum() > 0.5 * theirs["drafted"].sum()
+
+
+class TestProfiling:
+    def test_a_trace_of_each_case_lies_beside_the_results(self, run, tmp_path):
+        ran = run(profile="trace", method="fused,block", gamma="0,3")
+        assert set(ran.rows["status"]) == {"ok"}
+        (folder,) = tmp_path.glob("*-traces")
+        (result,) = tmp_path.glob("*.parquet")
+        assert folder.name == f"{result.stem}-traces"
+        names = {path.name.removesuffix(".json.gz") for path in folder.iterdir()}
+        assert names == set(ran.rows["case_id"])
+        with gzip.open(folder / f"{ran.rows['case_id'].iloc[-1]}.json.gz", "rt") as file:
+            events = json.load(file)["traceEvents"]
+        shown = [event["name"] for event in events if event.get("cat") == "phase"]
+        assert {"draft", "target", "verify", "commit"} <= set(shown)
+
+    def test_it_comes_when_everything_is_timed_and_is_in_no_row(self, run, calls):
+        ran = run(profile="trace", repeats=2)
+        assert len(ran.rows) == 4, "two samples, two repeats"
+        assert len(calls) == 4 + 2, "then once to warm up and once to profile"
+
+    def test_without_a_gpu_there_are_no_kernels_to_time(self, run, calls, tmp_path):
+        ran = run()
+        assert len(calls) == 2
+        assert ran.rows["verify_kernel_us"].isna().all()
+        assert not list(tmp_path.glob("*-traces"))
+
+    def test_a_case_that_cannot_be_profiled_keeps_its_rows(self, run, calls):
+        calls.fail_at = {2: RuntimeError("the profiler fell over")}
+        ran = run(profile="trace")
+        assert set(ran.rows["status"]) == {"ok"}
+        assert ran.outcome.failed == 0
+        assert any("the profiler fell over" in notice for notice in ran.talk.notices)
+
+    def test_kernels_are_noted_for_the_case(self, run, monkeypatch, tiny_pair):
+        """A stand-in for what CUPTI sees, which a CPU has not."""
+        monkeypatch.setattr(profiling, "is_wanted", lambda todo, case, writer: True)
+
+        def keep(todo, case, trace, writer):
+            assert trace.kernels is not None
+            writer.note(case.case_id, {"verify_kernel_us": 7.0, "verify_launches": 2.0})
+
+        monkeypatch.setattr(profiling, "keep", keep)
+        ran = run(method="fused,block")
+        assert (ran.rows["verify_kernel_us"] == 7.0).all()
+        assert (ran.rows["verify_launches"] == 2.0).all()
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("execution", ["eager", "graphs"])
+    def test_on_a_gpu_every_row_has_its_kernels(self, run, execution):
+        rows = run(
+            device="cuda", execution=execution, method="baseline,fused", profile="trace"
+        ).rows
+        by_method = rows.groupby("method").first()
+        assert by_method.loc["fused", "verify_launches"] == 1
+        assert by_method.loc["baseline", "verify_launches"] > 10
+        assert rows["verify_kernel_us"].between(0.5, 5000).all()

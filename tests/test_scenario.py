@@ -140,6 +140,10 @@ class TestStrictFiles:
             ("execution", "fast"), ("execution", "[]"), ("execution", "null"),
             ("load_format", "random"), ("load_format", "null"), ("load_format", "[auto]"),
             ("refill", "1"), ("refill", "null"), ("refill", "often"),
+            ("completions_per_sample", "0"), ("completions_per_sample", "[1, 2]"),
+            ("completions_per_sample", "1.5"), ("chat_template", "often"), ("chat_template", "1"),
+            ("allow_unsandboxed_code", "null"), ("allow_unsandboxed_code", "please"),
+            ("dataset", "''"), ("dataset", "[xsum]"),
             ("time_budget", "0"), ("time_budget", "-1"), ("time_budget", ".inf"),
             ("time_budget", ".nan"), ("time_budget", "soon"), ("time_budget", "true"),
             ("synthetic_acceptance", "1.01"), ("synthetic_acceptance", "-0.1"),
@@ -284,8 +288,8 @@ class TestCases:
             temperature="0,1", dtype="float32,float16", sigmoid_range="-1,1;-2,2",
             attention="pad,split", execution="eager,graphs",
         )  # fmt: skip
-        # sigmoid counts twice, once for each range
-        assert len(scenario.cases()) == 2 * 2 * (1 + 2) * 2 * 2 * 2 * 2 * 2 * 2
+        # With drafts sigmoid counts twice, once for each range.
+        assert len(scenario.cases()) == 2 * 2 * (2 + 3) * 2 * 2 * 2 * 2 * 2
 
     def test_ids_are_unique_and_indifferent_to_order(self):
         axes = {
@@ -312,6 +316,7 @@ class TestCases:
             {"top_k": 5}, {"top_p": 0.9}, {"max_new_tokens": 7}, {"temperature": 0.5}, {"pair": "p"},
             {"attention": "split"}, {"execution": "graphs"}, {"execution": "eager"},
             {"synthetic_acceptance": 0.0}, {"synthetic_acceptance": 1.0}, {"refill": True},
+            {"completions_per_sample": 2}, {"chat_template": False}, {"dataset": "xsum"},
         ],
     )  # fmt: skip
     def test_id_tells_apart_what_decodes_differently(self, change):
@@ -321,7 +326,14 @@ class TestCases:
     def test_id_does_not_depend_on_what_leaves_the_decoding_alone(self):
         plain = Scenario(method="fused", gamma="4").cases()[0]
         other = Scenario(
-            method="fused", gamma="4", repeats=9, name="x", seed=3, temperature="1", time_budget=2.5
+            method="fused",
+            gamma="4",
+            repeats=9,
+            name="x",
+            seed=3,
+            temperature="1",
+            time_budget=2.5,
+            allow_unsandboxed_code=True,
         )
         assert other.cases()[0].case_id == plain.case_id
 
@@ -331,12 +343,38 @@ class TestCases:
             ({"batch_size": "1,16", "samples": 8}, "cannot be filled from 8 samples"),
             ({"batch_size": "1,3", "samples": 8}, "partly empty"),
             ({"batch_size": "1,2", "gamma": "heuristic"}, "batch size 1"),
+            (
+                {"batch_size": "4,7", "samples": 2, "completions_per_sample": 4},
+                "2 samples of 4 completions leave a batch of 7 partly empty",
+            ),
+            (
+                {"batch_size": "8,16", "samples": 2, "completions_per_sample": 4},
+                "cannot be filled from 2 samples of 4 completions",
+            ),
         ],
     )
     def test_impossible_combinations_stay_with_a_reason(self, fields, reason):
         cases = Scenario(method="fused", **{"gamma": "2", **fields}).cases()
         assert [case.skip is None for case in cases] == [True, False]
         assert reason in cases[1].skip
+
+    @pytest.mark.parametrize(
+        ("fields", "reason"),
+        [
+            ({"batch_size": "1,2"}, "one sequence at a time"),
+            ({"gamma": "heuristic,bass"}, "bass is no schedule of transformers"),
+            ({"attention": "pad,split"}, "nothing to split"),
+            ({"execution": "auto,graphs"}, "op by op"),
+            ({"execution": "eager,compiled"}, "op by op"),
+        ],
+    )
+    def test_what_transformers_cannot_do_ours_can(self, fields, reason):
+        both = {"method": "fused", "gamma": "2", "engine": "native,transformers"}
+        cases = Scenario(**both | fields).cases()
+        ours, theirs = cases[:2], cases[2:]
+        assert [case.skip is None for case in ours] == [True, True]
+        assert [case.skip is None for case in theirs] == [True, False]
+        assert reason in theirs[1].skip
 
     def test_refilled_places_need_not_divide_the_samples_but_must_be_filled_once(self):
         cases = Scenario(method="fused", gamma="2", batch_size="3,8,9", refill=True).cases()
@@ -510,3 +548,12 @@ class TestReadme:
         assert len(rows) >= 4
         for syntax, values in rows:
             assert parse_gammas(syntax) == values.split(", ")
+
+
+def test_plain_decoding_runs_at_one_sigmoid_range_alone():
+    cases = Scenario(method="fused,sigmoid", gamma="0,2", sigmoid_range="-10,10;-30,30").cases()
+    found = [(case.gamma, case.method, case.sigmoid_range) for case in cases]
+    assert found == [
+        ("0", "fused", None), ("0", "sigmoid", (-30.0, 30.0)),
+        ("2", "fused", None), ("2", "sigmoid", (-10.0, 10.0)), ("2", "sigmoid", (-30.0, 30.0)),
+    ]  # fmt: skip

@@ -62,7 +62,8 @@ def doctor(
 def findings() -> list[Finding]:
     """Everything that is looked at, in order."""
     return [
-        _packages(), _torch(), _gpu(), _nvml(), *_cuda(), _methods(), _assets(), *map(_demo, ("lm", "asr")), _hub(),
+        _packages(), _torch(), _gpu(), _nvml(), *_cuda(), _methods(), _assets(),
+        *map(_demo, ("lm", "asr")), _hub(), _sandbox(),
     ]  # fmt: skip
 
 
@@ -207,6 +208,17 @@ def _hub() -> Finding:
         return Finding("model hub", None, f"HF_HUB_OFFLINE is set; models come from {cache} alone")
     held = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
     return Finding("model hub", True, f"cache {cache}, {held} models; reached when a run needs it")
+
+
+def _sandbox() -> Finding:
+    """Of the task code; nothing else needs it."""
+    from specbench.sandbox import isolation
+
+    what = "sandbox for code"
+    try:
+        return Finding(what, True, f"{isolation()}: the task code runs what a model writes in it")
+    except MachineError as error:
+        return Finding(what, None, f"{error.message}. {error.hint}")
 
 
 def _version(package: str) -> str | None:

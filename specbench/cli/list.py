@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 class What(StrEnum):
@@ -35,7 +35,7 @@ def _pairs() -> Table:
     from specbench.pairs import pair_specs
 
     table = Table(
-        "pair", "what it is",
+        Column("pair", no_wrap=True), Column("what it is", overflow="fold"),
         caption="Any other: --pair TARGET+DRAFT, folders or hub names. Those with a slash run without "
         "a network too, as random weights of their shapes: --load-format dummy.",
     )  # fmt: skip
@@ -45,12 +45,19 @@ def _pairs() -> Table:
 
 
 def _tasks() -> Table:
-    from specbench.tasks.base import get_task, task_names
+    from specbench.tasks.base import get_task, hub_datasets, task_names
 
-    table = Table("task", "data set", "what it is")
+    sets: dict[str, list[str]] = {}
+    for name, task in hub_datasets().items():
+        sets.setdefault(task, []).append(name)
+    others = "; ".join(f"for {task} {', '.join(names)}" for task, names in sets.items())
+    table = Table(
+        "task", "data set", "what it is",
+        caption=f"Other sets of the hub by --dataset: {others}. Or a file of texts, a folder of speech.",
+    )  # fmt: skip
     for name in task_names():
-        task = get_task(name)
-        table.add_row(name, task.dataset, task.summary)
+        found = get_task(name)
+        table.add_row(name, found.dataset, found.summary)
     return table
 
 

@@ -36,7 +36,10 @@ def run(
     task: Annotated[str | None, typer.Option(help=f"Task. {_LISTS}")] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Of the task asr: librispeech-clean, ..., or a folder of audio."),
+        typer.Option(
+            help="xsum, cnn-dailymail, humaneval, librispeech-clean, ..., a file of texts (.jsonl, "
+            ".jsonl.gz, .parquet) or a folder of audio."
+        ),
     ] = None,
     method: Annotated[str | None, typer.Option(help=f"Verification method. {_LISTS}")] = None,
     gamma: Annotated[
@@ -51,7 +54,9 @@ def run(
         str | None,
         typer.Option(help="ALPHA,BETA of `sigmoid`; several separated by semicolons."),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="Decoding loop: native.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help=f"Decoding loop: native, transformers. {_LISTS}")
+    ] = None,
     attention: Annotated[
         str | None, typer.Option(help=f"Of a ragged batch: pad or split. {_LISTS}")
     ] = None,
@@ -77,9 +82,30 @@ def run(
         bool | None,
         typer.Option("--refill/--no-refill", help="Give a finished sequence's place to the next."),
     ] = None,
+    completions_per_sample: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Sequences of each sample, with other random numbers."),
+    ] = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat-template/--no-chat-template",
+            help="Ask through the tokenizer's chat template; by default if the target is known to chat.",
+        ),
+    ] = None,
+    allow_unsandboxed_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsandboxed-code",
+            help="Where no sandbox works, run what a model writes all the same: with your rights.",
+        ),
+    ] = False,
     time_budget: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Show the tokens that each sequence had by then."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Show the tokens that each sequence had by then, and of code Pass@First and Pass@All.",
+        ),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -87,6 +113,12 @@ def run(
     repeats: Annotated[int | None, typer.Option(help="Times that each sample is decoded.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Limit of each sequence.")] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses samples and randomness.")] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Also write a trace of a few steps of each case, for Perfetto."
+        ),
+    ] = False,
     output_dir: Annotated[Path, typer.Option(help="Where the result file goes.")] = RESULTS,
     resume: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on with a run that was cut off.")
@@ -115,6 +147,9 @@ def run(
         "execution": execution,
         "load_format": load_format, "prompt_tokens": prompt_tokens,
         "synthetic_acceptance": synthetic_acceptance, "refill": refill, "time_budget": time_budget,
+        "completions_per_sample": completions_per_sample, "chat_template": chat_template,
+        "profile": "trace" if profile else None,
+        "allow_unsandboxed_code": allow_unsandboxed_code or None,
         "dtype": dtype, "device": device, "samples": samples, "repeats": repeats,
         "max_new_tokens": max_new_tokens, "seed": seed,
     }  # fmt: skip
@@ -125,8 +160,10 @@ def run(
 
         if scenario is None:
             scenario = "demo" if task is not None else _default_scenario(pair, load_format, dataset)
-            if task is None and (scenario == "asr" or load_format == "dummy"):
-                given["task"] = "auto"  # one of several pairs may read
+            if task is None and (
+                scenario == "asr" or load_format == "dummy" or dataset is not None
+            ):
+                given["task"] = "auto"  # what suits the data set; one of several pairs may read
         chosen, text = load_scenario(scenario, given)
         todo = _plan(chosen, talk)
         if dry_run:
@@ -146,11 +183,12 @@ def run(
 
 
 def _default_scenario(pair: str | None, load_format: str | None, dataset: str | None) -> str:
-    """The demo's tasks are texts; pairs that hear, and sets of speech, have a scenario of their own."""
+    """The demo's tasks are texts; pairs that hear, and other data sets, have scenarios of their own."""
     from specbench.pairs import check_available, get_pair, pair_kind
+    from specbench.tasks.base import CODE, SUMMARIZATION, dataset_tasks
 
     if dataset is not None:
-        return "asr"
+        return {SUMMARIZATION: "summaries", CODE: "humaneval"}.get(dataset_tasks(dataset)[0], "asr")
     for name in pair.split(",") if pair else []:
         spec = get_pair(name.strip())
         if spec.kind is None:  # its own files say, which may have to be fetched
@@ -250,7 +288,7 @@ def _show_cases(todo: Plan) -> None:
     # These axes are rarely used, and a line of the table has little room.
     used = [
         axis
-        for axis in ("attention", "execution")
+        for axis in ("engine", "attention", "execution")
         if len({getattr(case, axis) for case in todo.cases}) > 1
     ]
     table = Table(

@@ -26,7 +26,12 @@ def shorten(source: str) -> str:
 
 def summarization_prompt(source: str) -> str:
     """Asks for the first docstring line of a Python function, given its source without docstring."""
-    return f"{SOURCE}{shorten(source)}{SUMMARY}"
+    return document_prompt(shorten(source))
+
+
+def document_prompt(document: str) -> str:
+    """Asks for the summary of a text, all of it."""
+    return f"{SOURCE}{document}{SUMMARY}"
 
 
 def code_prompt(prompt: str) -> str:

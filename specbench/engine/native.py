@@ -22,15 +22,15 @@ from collections.abc import Sequence
 
 import torch
 
+from specbench.engine import likelihood
 from specbench.engine.batch import Batch, Generation, Request, check_requests
 from specbench.engine.chance import Tools
 from specbench.engine.decoding import PLAIN, Decoding, Execution
 from specbench.engine.model import CausalModel
 from specbench.engine.observer import Observer, Silent
-from specbench.engine.speech import SpeechModel
 from specbench.engine.steps import Steps
 from specbench.engine.suppression import Suppression
-from specbench.engine.workspace import Workspace, rounded
+from specbench.engine.workspace import Workspace
 from specbench.sampling.policy import GammaPolicy
 from specbench.sampling.registry import Method
 
@@ -192,22 +192,9 @@ class NativeEngine:
                 steps.prefill(rows, batch.held[slot] - 1)
         watch.mark("prefill")
 
-    @torch.no_grad()
     def log_probability(self, request: Request, new_tokens: Sequence[int]) -> float | None:
         """Mean log-probability (nats) of the new tokens under the target at temperature 1, unmasked.
 
         None if there are none.
         """
-        if not new_tokens:
-            return None
-        tokens = torch.tensor([[*request.prompt, *new_tokens]], device=self.target.device)
-        length = tokens.shape[1]
-        positions = torch.arange(length, device=tokens.device)[None]
-        cache = self.target.new_cache(1, rounded(length))
-        if request.features is not None:
-            assert isinstance(self.target, SpeechModel)
-            self.target.allocate(cache)
-            self.target.listen(self.target.encode(request.features[None]), cache)
-        logits = self.target.forward(tokens, positions, cache, [length], keep=len(new_tokens) + 1)
-        rows = logits[0, :-1].double().log_softmax(-1)
-        return float(rows.gather(1, tokens[0, -len(new_tokens) :, None]).mean())
+        return likelihood.log_probability(self.target, request, new_tokens)

@@ -14,7 +14,8 @@ from specbench.report.summary import GROUP_KEY, STEADY_SPREAD, keys_of
 UNSTEADY = "~"
 APPROXIMATE = "≈"
 UNKNOWN = "?"
-SPEECH = "asr"
+EMBEDDED = {"stdlib-functions", "demo-problems", "random-tokens"}
+"""Data sets that go without saying."""
 DUMMY = "dummy"
 """The load format of random weights."""
 
@@ -24,16 +25,20 @@ _IMPLEMENTATIONS = {"torch": "torch ops", "cuda": "CUDA kernels"}
 def group_captions(lines: pd.DataFrame) -> list[str]:
     """All that is to be said below the table of one `compare.Group`."""
     found = [fastest(lines), latency(lines), utilisation(lines), implementation(lines)]
-    found += [cut_off(lines), *marks(lines), *invented(lines), *failures(lines)]
+    found += [in_time(lines), cut_off(lines), went_on(lines), shortened(lines), variation(lines)]
+    found += [*marks(lines), *invented(lines), *failures(lines)]
     return [caption for caption in found if caption]
 
 
 def group_title(key: dict[str, Any]) -> str:
     """demo-lm · code · batch 8 · temperature 0.6 · native · pad · graphs · float16 · dummy weights"""
-    lengths = key["prompt_lengths"]
-    # Other tasks have one data set.
-    task = f"{key['task']} {key['dataset']}" if key["task"] == SPEECH else key["task"]
+    lengths, task = key["prompt_lengths"], key["task"]
+    if key["dataset"] and key["dataset"] not in EMBEDDED:
+        task = f"{task} {key['dataset']}"
     shown = [key["pair"], task, lengths and f"prompts {lengths}"]
+    shown += ["chat template" if key["chat_template"] else None]
+    many = key["completions_per_sample"]
+    shown += [f"{many} completions" if many and many > 1 else None]
     shown += [_named("batch", key["batch_size"])]
     shown += [_named("temperature", key["temperature"]), _named("top-k", key["top_k"])]
     shown += [_named("top-p", key["top_p"]), key["engine"], key["attention"], key["execution"]]
@@ -43,11 +48,62 @@ def group_title(key: dict[str, Any]) -> str:
     return " · ".join(str(part) for part in shown if part is not None)
 
 
+def variation(lines: pd.DataFrame) -> str | None:
+    """What TV is."""
+    if lines["law_tv"].isna().all():
+        return None
+    return (
+        "TV: total variation between the law of a token under an approximation and the target's, 0 the "
+        "same, 1 nothing in common; an exact method's is 0"
+    )
+
+
+def reading_captions(lines: pd.DataFrame) -> list[str]:
+    """What is to be said below the table of how outputs read."""
+    found = [
+        variation(lines),
+        "log p: of the output under the target, at temperature 1; repeated: 4-grams that stood in the "
+        "output before; distinct: different words of one or two tokens over all. γ = 0 is how the target "
+        "writes",
+        *marks(lines),
+    ]
+    return [caption for caption in found if caption]
+
+
 def cut_off(lines: pd.DataFrame) -> str | None:
     """That outputs which were scored had no end: what is missing counts against them."""
     scored = lines[lines["quality"].notna()]
     number, of = int(scored["cut_off"].sum()), int(scored["sequences"].sum())
     return f"{number} of {of} outputs were cut off at max_new_tokens" if number else None
+
+
+def went_on(lines: pd.DataFrame) -> str | None:
+    """That decoding went on behind the answers: that part is in every time and in no score."""
+    number, of = int(lines["went_on"].sum()), int(lines["sequences"].sum())
+    what = (
+        f"{number} of {of} outputs went on behind the end of their answer: the rest is not scored"
+    )
+    return f"{what}, and is in tokens/s" if number else None
+
+
+def shortened(lines: pd.DataFrame) -> str | None:
+    """That models did not see all of a document."""
+    number, of = int(lines["shortened"].sum()), int(lines["sequences"].sum())
+    return (
+        f"{number} of {of} prompts have a part of their document, as much as the models have room for"
+        if number
+        else None
+    )
+
+
+def in_time(lines: pd.DataFrame) -> str | None:
+    """What Pass@First and Pass@All are of."""
+    if lines["pass_first"].isna().all():
+        return None
+    return (
+        f"Pass@First, Pass@All: problems solved by the likeliest, by any of the completions that a batch "
+        f"has whole within {lines['time_budget_s'].iloc[0]:g} s (BASS)"
+    )
 
 
 def fastest(lines: pd.DataFrame) -> str | None:

@@ -18,6 +18,7 @@ from pandas.api.extensions import ExtensionDtype
 from specbench.errors import InputError
 from specbench.report.schema import (
     BEFORE_1_1,
+    BEFORE_1_3,
     CASE_KEY,
     METADATA_KEY,
     MICRO,
@@ -27,11 +28,13 @@ from specbench.report.schema import (
     SCHEMAS,
 )
 
+BEFORE = BEFORE_1_1 | BEFORE_1_3
+
 REQUIRED = {
     RUN: frozenset(
         {"run_id", "sample_id", "repeat", "status", "new_tokens", "verify_steps", "drafted"}
         | {"accepted", "step_verify_us", "wall_s", "verify_s"}
-        | (set(CASE_KEY) - set(BEFORE_1_1))
+        | (set(CASE_KEY) - set(BEFORE))
     ),
     MICRO: frozenset({"run_id", "status", "time_us", "time_from", "bytes_moved", *MICRO_KEY}),
 }
@@ -203,7 +206,7 @@ def _conform(path: Path, table: pa.Table, kind: str) -> pa.Table:
         )
     for field in schema:
         if field.name not in names:
-            known = pa.scalar(BEFORE_1_1.get(field.name), field.type)
+            known = pa.scalar(BEFORE.get(field.name), field.type)
             table = table.append_column(field, pa.repeat(known, table.num_rows))
     extra = [field for field in table.schema if field.name not in schema.names]
     ours = table.select([*schema.names, *(field.name for field in extra)])

@@ -40,7 +40,7 @@ def render_run(run: Run, console: Console | None = None) -> None:
         NotComparableError: no case of the run finished.
     """
     console = console or page()
-    groups = within(run).groups
+    groups = _that_ran(within(run).groups)
     for sheet in [*(_main_sheet(group) for group in groups), *_batch_size_sheets(groups)]:
         print_sheet(sheet, console)
 
@@ -63,7 +63,8 @@ def render_comparison(
 def _print_sheets(comparison: Comparison, console: Console, markdown: bool) -> None:
     sheets = []
     for one in comparison.withins:
-        sheets += [_delta_sheet(one, group) for group in one.groups]
+        for group in _that_ran(one.groups):
+            sheets += [_delta_sheet(one, group), *_reading_sheets(one, group)]
         sheets += _batch_size_sheets(one.groups)
     if comparison.across is not None:
         sheets += _across_sheets(comparison.across, comparison.withins)
@@ -103,19 +104,30 @@ def _records(lines: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(names, values, strict=True)) for values in keys_of(lines, names)]
 
 
+def _that_ran(groups: Sequence[Group]) -> list[Group]:
+    """Without those all of whose cases were skipped, unless they are all there is."""
+    ran = [one for one in groups if (one.lines["sequences"] + one.lines["failed"]).any()]
+    return ran or list(groups)
+
+
 def _main_sheet(group: Group) -> Sheet:
     """Method × γ. PTL for batches, the host gap on a GPU, the tokens in time if a budget was set."""
     lines = group.lines
     most = dict.fromkeys(["tau", "tokens_per_s", "speedup", "budget_tokens"], max)
     best = _best(lines, {**most, "ptl_s": min, "rtf": min})
     syn, budget = _synthetic(lines), Column(f"in {lines['time_budget_s'].iloc[0]:g} s", "tok/seq")
-    batched, timed, on_gpu, heard = (
+    many = lines["completions_per_sample"].max()
+    batched, timed, on_gpu, heard, profiled, approximate, several, judged = (
         bool(shown.any())
         for shown in (
             lines["batch_size"] > 1,
             lines["budget_tokens"].notna(),
             lines["host_gap_share"].notna(),
             lines["rtf"].notna(),
+            lines["verify_kernel_us"].notna(),
+            lines["law_tv"].notna(),
+            (lines["completions_per_sample"] > 1) & lines["pass_at_k"].notna(),
+            lines["pass_first"].notna(),
         )
     )
 
@@ -130,10 +142,15 @@ def _main_sheet(group: Group) -> Sheet:
         (batched, Column("PTL", "ms"), rate("ptl_s", lambda ptl_s: amount(1e3 * ptl_s))),
         (heard, Column("RTF"), rate("rtf", amount)),
         (True, Column("verify", "µs/step"), lambda x: Cell(_verify(x))),
+        (profiled, Column("kernels", "µs/step"), lambda x: Cell(amount(x["verify_kernel_us"]))),
         (True, Column("verify", "% of wall"), lambda x: Cell(percent(x["verify_share"]))),
         (on_gpu, Column("host gap", "% wall"), lambda x: Cell(percent(x["host_gap_share"]))),
         (timed, budget, lambda x: Cell(amount(x["budget_tokens"]), best("budget_tokens", x))),
+        (approximate, Column("TV"), lambda x: Cell(fixed(x["law_tv"], 3))),
         (True, _quality(lines), lambda x: Cell(fixed(x["quality"], 3))),
+        (several, Column(f"pass@{many}"), lambda x: Cell(fixed(x["pass_at_k"], 3))),
+        (judged, Column("Pass@", "First"), lambda x: Cell(fixed(x["pass_first"], 3))),
+        (judged, Column("Pass@", "All"), lambda x: Cell(fixed(x["pass_all"], 3))),
     ]
     shown = [(column, cell) for wanted, column, cell in fields if wanted]
     columns = [Column("γ"), Column("method", right=False), *(column for column, _ in shown)]
@@ -180,6 +197,32 @@ def _delta_sheet(one: Within, group: Group) -> Sheet:
     below = ["Δ against baseline at the same γ" if has_baseline else "no rows of baseline: no Δ"]
     sheet = Sheet(title, columns, _blocks(lines, row), [*captions.group_captions(lines), *below])
     return sheet if has_baseline else _without_delta(sheet)
+
+
+def _reading_sheets(one: Within, group: Group) -> list[Sheet]:
+    """What each method does to the text: whether the target would have written it, and how it reads."""
+    lines = group.lines[group.lines["logprob"].notna()]
+    if lines.empty:
+        return []
+    columns = [Column("γ"), Column("method", right=False), Column("α", "%"), Column("TV")]
+    columns += [_quality(lines), Column("log p", "nats/token"), Column("repeated", "4-grams, %")]
+    columns += [Column("distinct-1"), Column("distinct-2"), Column("tokens/s")]
+
+    def row(line: Line) -> list[Cell]:
+        return [
+            *_who(line),
+            Cell(percent(line["alpha"])),
+            Cell(fixed(line["law_tv"], 3)),
+            Cell(fixed(line["quality"], 3)),
+            Cell(fixed(line["logprob"], 3)),
+            Cell(percent(line["repetition_4"])),
+            Cell(fixed(line["distinct_1"], 3)),
+            Cell(fixed(line["distinct_2"], 3)),
+            Cell(_marked(amount(line["tokens_per_s"]), line)),
+        ]
+
+    title = f"how it reads: {one.run.path.name}: {captions.group_title(group.key)}"
+    return [Sheet(title, columns, _blocks(lines, row), captions.reading_captions(lines))]
 
 
 def _without_delta(sheet: Sheet) -> Sheet:

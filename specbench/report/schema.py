@@ -10,6 +10,11 @@ History of `SCHEMA_VERSION` (readers refuse a newer major number):
         `batch_wall_s`, `prefill_s`, `capture_s`, `gpu_s`, `host_gap_s`. `mfu` is no longer always
         null. `wall_s` and `ttft_s` begin when the sequence takes its slot, before with the batch.
     1.2 (2026-11): speech. New: `audio_s`; `prefill_s` has the encoders in it.
+    1.3 (2026-11): code that is run, documents. New: `completions_per_sample`, `completion`,
+        `chat_template`; `document_kept`, `answer_tokens`; `verdict`. Where an answer was cut,
+        `hypothesis` is what was scored, and `target_logprob` is of its tokens. How it reads:
+        `repetition_4`, `distinct_1`, `distinct_2`; of an approximation `law_tv`. `verify_kernel_us` and
+        `verify_launches` are no longer always null.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 METADATA_KEY = b"specbench"
 """Key of the file's metadata: a JSON object with `schema_version`, `kind` ("micro"; a run's file has
 none), `run_id`, `created_utc`, `argv`,
@@ -38,6 +43,7 @@ WHAT: list[pa.Field[Any]] = [
     pa.field("task", _TEXT),
     pa.field("dataset", _TEXT),
     pa.field("sample_id", _TEXT),
+    pa.field("completion", pa.int32()),  # which of a sample's completions, from 0
     pa.field("method", _TEXT),
     # what verified: "torch" (the law as torch ops) or "cuda" (a kernel); at γ = 0 what would have
     pa.field("implementation", _TEXT),
@@ -51,6 +57,8 @@ WHAT: list[pa.Field[Any]] = [
     # of the task synthetic, the lengths that were asked for: "512", "128,2048"; null: texts
     pa.field("prompt_lengths", _TEXT),
     pa.field("refill", pa.bool_()),  # whether a waiting sequence takes the slot of one that ended
+    pa.field("completions_per_sample", pa.int32()),  # sequences of each sample, of other luck
+    pa.field("chat_template", pa.bool_()),  # whether the prompt went through the tokenizer's
     pa.field("gamma", _TEXT),  # as asked: "4", "heuristic", "bass"
     pa.field("batch_size", pa.int32()),
     pa.field("batch_index", pa.int32()),  # which batch of its case and repeat the sequence stood in
@@ -71,8 +79,14 @@ WHAT: list[pa.Field[Any]] = [
 COUNTS: list[pa.Field[Any]] = [
     pa.field("prompt_tokens", _COUNT),
     pa.field("audio_s", _SECONDS),  # length of what a speech pair heard; null: it reads
+    # share of a document's characters that are in the prompt: under 1 where the models have too few
+    # positions for all; null: there is no document
+    pa.field("document_kept", pa.float64()),
     pa.field("new_tokens", _COUNT),
     pa.field("finish_reason", _TEXT),  # "eos" or "length"
+    # new tokens with which the answer was whole: fewer than all where it ended before them and the rest
+    # was cut; null: it was never seen to end, or the task cuts nothing
+    pa.field("answer_tokens", _COUNT),
     pa.field("verify_steps", _COUNT),
     pa.field("drafted", _COUNT),  # drafts offered to the verifier
     pa.field("accepted", _COUNT),  # drafts kept: without the resampled or bonus token
@@ -125,21 +139,30 @@ MACHINE: list[pa.Field[Any]] = [
 ]
 
 QUALITY: list[pa.Field[Any]] = [
-    pa.field("hypothesis", _TEXT),
+    pa.field("hypothesis", _TEXT),  # what is scored; of code, what was run behind the prompt
     pa.field("reference", _TEXT),
-    pa.field("metric", _TEXT),  # the headline metric's name: "rouge1", "wer", "pass"
+    pa.field("metric", _TEXT),  # the headline metric's name: "rouge1", "wer", "pass@1"
     pa.field("metric_value", pa.float64()),
     pa.field("metric_weight", pa.float64()),  # the corpus figure is the mean weighted by this
     pa.field("metrics", pa.map_(_TEXT, pa.float64())),  # every metric by name, the headline too
-    pa.field("target_logprob", pa.float64()),  # mean per new token, nats
+    pa.field("verdict", _TEXT),  # of code that was run: "passed", or why not
+    pa.field("target_logprob", pa.float64()),  # mean per new token of the answer, nats
+    # of the output's tokens, the end token left out: see tasks.fluency; null: too few of them
+    pa.field("repetition_4", pa.float64()),
+    pa.field("distinct_1", pa.float64()),
+    pa.field("distinct_2", pa.float64()),
+    # total variation of the laws by which an approximation emitted the tokens from the target's, their
+    # mean; null: the method is exact or does not say its law, or nothing was drafted
+    pa.field("law_tv", pa.float64()),
 ]
 
 SCHEMA = pa.schema(WHAT + COUNTS + TIME + MACHINE + QUALITY)
 
 CASE_KEY = [
     "pair", "task", "dataset", "prompt_lengths", "load_format", "method", "engine", "attention",
-    "execution", "gamma", "batch_size", "refill", "synthetic_acceptance", "temperature", "top_k",
-    "top_p", "sigmoid_alpha", "sigmoid_beta", "max_new_tokens", "dtype",
+    "execution", "gamma", "batch_size", "refill", "completions_per_sample", "chat_template",
+    "synthetic_acceptance", "temperature", "top_k", "top_p", "sigmoid_alpha", "sigmoid_beta",
+    "max_new_tokens", "dtype",
 ]  # fmt: skip
 """Columns that make two rows the same case; runs are compared case by case on these."""
 
@@ -149,6 +172,11 @@ BEFORE_1_1: dict[str, Any] = {
 }  # fmt: skip
 """Columns of `CASE_KEY` that files of schema 1.0 lack, and what those runs did, since there was nothing
 else: so they find their twins in later files."""
+
+BEFORE_1_3: dict[str, Any] = {
+    "completions_per_sample": 1, "completion": 0, "chat_template": False,
+}  # fmt: skip
+"""The same of columns that files of schema 1.2 and older lack."""
 
 RUN, MICRO = "run", "micro"
 """Kinds of result files."""

@@ -2,7 +2,8 @@
 
 A rate that has no value (nothing was drafted, no time was taken) is NaN, never 0.
 Sources: Leviathan et al., arXiv 2211.17192 (acceptance, expected tokens, speed-up);
-Chen et al., arXiv 2302.01318 (speculative sampling); BASS, arXiv 2404.15778 (per-token latency).
+Chen et al., arXiv 2302.01318 (speculative sampling); BASS, arXiv 2404.15778 (per-token latency,
+Pass@First, Pass@All); Chen et al., arXiv 2107.03374 (pass@k).
 """
 
 from __future__ import annotations
@@ -141,6 +142,69 @@ def tokens_within(
     if ends.size != accepted.size or np.isnan(ends).any():
         return NAN
     return float(min(np.sum(accepted[ends <= budget_s] + 1), new_tokens))
+
+
+def token_end_s(
+    token: float, step_end_s: ArrayLike, step_accepted: ArrayLike, new_tokens: float
+) -> float:
+    """When a sequence's n-th token is there: with the first step by which Σ (accepted + 1) ≥ n.
+
+    NaN if the ends of the steps are not known, or there is no such token.
+
+    Args:
+        token: n, from 1.
+        step_end_s: (steps,) on any clock.
+        step_accepted: (steps,) drafts accepted.
+        new_tokens: of the whole sequence.
+    """
+    ends, accepted = np.asarray(step_end_s, float), np.asarray(step_accepted, float)
+    if ends.size != accepted.size or not 0 < token <= new_tokens:
+        return NAN
+    there = np.flatnonzero(np.cumsum(accepted + 1) >= token)
+    return float(ends[there[0]]) if there.size else NAN
+
+
+def pass_at_k(completions: int, passed: int, k: int) -> float:
+    """The chance that one of k completions of a problem passes, without bias from n ≥ k of them.
+
+    1 − C(n − c, k) / C(n, k), as the product 1 − Π_{i = n−c+1}^{n} (1 − k/i), which neither overflows
+    nor cancels (2107.03374, eq. 1 and figure 3). NaN if there are fewer than k.
+
+    Args:
+        completions: n.
+        passed: c of them.
+    """
+    if not 1 <= k <= completions:
+        return NAN
+    if completions - passed < k:
+        return 1.0
+    later = np.arange(completions - passed + 1, completions + 1)
+    return float(1 - np.prod(1 - k / later))
+
+
+def pass_first_and_all(
+    passed: ArrayLike, logprob: ArrayLike, answer_s: ArrayLike, budget_s: float
+) -> tuple[float, float]:
+    """Pass@First and Pass@All of a problem within a time budget, 1 or 0 each (BASS).
+
+    Of the sequences that are there in time, First asks the one with the highest mean log-probability
+    under the target, and All asks whether any passes. If none is there in time, both are 0.
+
+    Args:
+        passed: (sequences,) 1 or 0.
+        logprob: (sequences,) mean per token, nats; one without comes last.
+        answer_s: (sequences,) when its answer was whole, on a clock that starts with the budget; NaN:
+            not known, which makes both NaN.
+        budget_s: it is in time what is whole at this moment or before.
+    """
+    right, sure, end = (np.asarray(values, float) for values in (passed, logprob, answer_s))
+    if np.isnan(end).any() or np.isnan(right).any():
+        return NAN, NAN
+    in_time = end <= budget_s
+    if not in_time.any():
+        return 0.0, 0.0
+    first = int(np.argmax(np.nan_to_num(sure[in_time], nan=-np.inf)))
+    return float(right[in_time][first]), float(right[in_time].max())
 
 
 def host_gap_share(host_gap_s: float, batch_wall_s: float) -> float:

@@ -19,6 +19,9 @@ GROUP_KEY = [
 ]
 """Cases that differ in nothing but these share the plain decoding (γ = 0) they are held against."""
 
+PASS = "pass@1"
+"""The metric of code that was run."""
+
 STEADY_REPEATS, STEADY_SPREAD = 3, 0.10
 """Fewer repeats, or a wider spread, and a figure is called unsteady."""
 
@@ -32,12 +35,21 @@ _TEXTS = [
     "error",
     "metric",
     "finish_reason",
+    "sample_id",
 ]
 _NUMBERS = [
     *["new_tokens", "verify_steps", "drafted", "accepted", "wall_s", "verify_s"],
     *["start_s", "batch_wall_s", "host_gap_s", "mfu", "audio_s"],
     *["metric_value", "metric_weight", "repeat", "batch_index"],
+    *["answer_tokens", "target_logprob", "document_kept"],
+    *["law_tv", "repetition_4", "distinct_1", "distinct_2"],
+    *["verify_kernel_us", "verify_launches"],
 ]
+_PROFILED = ["verify_kernel_us", "verify_launches"]
+_READS = {
+    "logprob": "target_logprob", "law_tv": "law_tv", "repetition_4": "repetition_4",
+    "distinct_1": "distinct_1", "distinct_2": "distinct_2",
+}  # fmt: skip
 _TIMES = ["step_draft_us", "step_target_us", "step_verify_us"]
 _LISTS = [*_TIMES, "step_accepted", "step_end_s"]
 
@@ -47,19 +59,29 @@ def summarise(rows: pd.DataFrame, time_budget_s: float | None = None) -> pd.Data
 
     Columns: `run_id`, `schema.CASE_KEY`, `implementation`, `device_name`, `metric`, then
 
-    - how much: `sequences` (status ok), `cut_off` (those of them that found no end), `failed`,
-      `skipped`, `repeats`, `first_error`
+    - how much: `sequences` (status ok), `cut_off` (those of them that found no end), `went_on` (those
+      that decoded past the end of their answer), `shortened` (those whose prompt lacks a part of its
+      document), `failed`, `skipped`, `repeats`, `first_error`
     - counts over the ok rows: `new_tokens`, `verify_steps`, `drafted`, `accepted`
     - `wall_s`: time that batches took; the sequences of a batch share it
     - rates (see `stats`): `tau`, `alpha`, `tokens_per_s`, `verify_share`, `host_gap_share`, `mfu`,
       `rtf` (NaN where nothing was heard), `quality` (the corpus figure of `metric`; none where
       acceptance is synthetic)
+    - how it reads, means over the new tokens: `logprob` (nats, under the target), `repetition_4`,
+      `distinct_1`, `distinct_2` of an output (see `tasks.fluency`), and of an approximation `law_tv`
+      (see `sampling.deviation`)
     - latency (see `stats`): `ptl_s` over all sequences; `ptl_first_s` and `ptl_last_s`, means over
       the batches
     - `time_budget_s`, and `budget_tokens`: tokens of a sequence that are there by then, the mean;
       the budget starts with the batch, or under refill with the sequence's own start
+    - of code, NaN elsewhere: `pass_at_k`, the mean over the problems of pass@k with k the completions
+      per sample, of all completions in all repeats; within the time budget `pass_first` and `pass_all`
+      (see `stats`), the means over the problems that a batch holds, whose clock starts with the batch,
+      or under refill with the first of a problem's sequences. Which sequences a batch holds of a problem
+      is the run's: with a batch of one each is a trial of its own
     - over γ = 0 of the same group: `speedup` (of `tokens_per_s`), `ptl_speedup`
     - medians over all steps: `draft_us`, `target_us`, `verify_us`
+    - of a step, by the profiling pass: `verify_kernel_us`, `verify_launches`
     - spreads (interquartile range / median): `verify_us_spread` over the steps,
       `tokens_per_s_spread` over the repeats
     - `unsteady`: why `tokens_per_s` is not to be trusted, "" if it is
@@ -101,6 +123,7 @@ def _line(case: Columns, budget_s: float) -> dict[str, Any]:
     batches = _batches(ok)
     line |= _rates(line, ok, batches) | _latency(ok, batches) | _step_times(ok)
     line |= {"time_budget_s": budget_s, "budget_tokens": _tokens_within(budget_s, ok)}
+    line |= _passes(line, ok, budget_s)
     line["unsteady"] = _doubts(line)
     return line
 
@@ -110,7 +133,9 @@ def _how_much(case: Columns, ok: Columns) -> dict[str, Any]:
     metrics = ok["metric"][pd.notna(ok["metric"])]
     return {
         "sequences": len(ok["status"]),
-        "cut_off": int(np.sum(ok["finish_reason"] == "length")),
+        "cut_off": int(np.sum((ok["finish_reason"] == "length") & np.isnan(ok["answer_tokens"]))),
+        "went_on": int(np.sum(ok["answer_tokens"] < ok["new_tokens"])),
+        "shortened": int(np.sum(ok["document_kept"] < 1)),
         "failed": int(np.sum(case["status"] == "failed")),
         "skipped": int(np.sum(case["status"] == "skipped")),
         "repeats": len(np.unique(ok["repeat"])),
@@ -139,6 +164,8 @@ def _rates(line: dict[str, Any], ok: Columns, batches: _Batches) -> dict[str, fl
         "mfu": stats.weighted_mean(batches.mfu, wall_s),
         "rtf": stats.real_time_factor(wall_s.sum(), ok["audio_s"].sum()),
         "quality": quality,
+        **{name: stats.weighted_mean(ok[of], ok["new_tokens"]) for name, of in _READS.items()},
+        **{name: stats.weighted_mean(ok[name], ok["new_tokens"]) for name in _PROFILED},
     }
 
 
@@ -197,6 +224,49 @@ def _tokens_within(budget_s: float, ok: Columns) -> float:
         if end is not None
     ]
     return stats.weighted_mean(tokens, np.ones(len(tokens)))
+
+
+def _passes(line: dict[str, Any], ok: Columns, budget_s: float) -> dict[str, float]:
+    """pass@k, Pass@First and Pass@All: of the rows that say whether a test passed."""
+    unknown = {"pass_at_k": stats.NAN, "pass_first": stats.NAN, "pass_all": stats.NAN}
+    if line["metric"] != PASS or not pd.isna(line["synthetic_acceptance"]):
+        return unknown
+    passed, k = ok["metric_value"] == 1, line["completions_per_sample"]
+    k = 1 if pd.isna(k) else int(k)
+    problems = [passed[here] for here in _parts([ok["sample_id"]])]
+    found = [stats.pass_at_k(len(one), int(one.sum()), k) for one in problems]
+    unknown["pass_at_k"] = float(np.mean(found))  # NaN if a problem has too few
+    if np.isnan(budget_s):
+        return unknown
+    answer_s = _answer_ends(ok)
+    trials = []
+    for here in _parts([ok["sample_id"], ok["repeat"], ok["batch_index"], ok["case_id"]]):
+        start_s = np.nan_to_num(ok["start_s"][here])
+        begin_s = start_s.min() if line["refill"] else 0.0
+        values = ok["metric_value"][here], ok["target_logprob"][here], answer_s[here] - begin_s
+        trials.append(stats.pass_first_and_all(*values, budget_s))
+    first, every = np.mean(trials, axis=0)
+    return unknown | {"pass_first": float(first), "pass_all": float(every)}
+
+
+def _parts(keys: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """The rows that agree in all keys, together."""
+    codes = np.stack([pd.factorize(key, use_na_sentinel=False)[0] for key in keys])
+    part = np.unique(codes, axis=1, return_inverse=True)[1].ravel()
+    order = np.argsort(part, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(part[order])) + 1)
+
+
+def _answer_ends(ok: Columns) -> NDArray[np.float64]:
+    """When each answer was whole, on its batch's clock; one that never was is there at the end."""
+    wanted = np.where(np.isnan(ok["answer_tokens"]), ok["new_tokens"], ok["answer_tokens"])
+    rows = zip(wanted, ok["step_end_s"], ok["step_accepted"], ok["new_tokens"], strict=True)
+    return np.array(
+        [
+            stats.NAN if end is None else stats.token_end_s(token, end, accepted, new)
+            for token, end, accepted, new in rows
+        ]
+    )
 
 
 def _step_times(ok: Columns) -> dict[str, float]:

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +25,14 @@ from specbench.report.atomic import atomic_file, remove_leftovers
 from specbench.report.partial import METADATA_FILE, PARTIAL, read_partial
 from specbench.report.schema import METADATA_KEY, SCHEMA, SCHEMA_VERSION
 
-DAMAGED_SUFFIX = ".damaged"
+DAMAGED_SUFFIX, NOTES_FILE = ".damaged", "notes.json"
 ROWS_PER_GROUP = 4096
+
+SEQUENCE = ["case_id", "repeat", "sample_id", "completion"]
+"""Columns that tell the sequences of a run apart."""
+
+SequenceKey = tuple[str, int, str, int]
+"""Their values."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class RunWriter:
         run_id: eight hex digits, also in each row and in the file's name.
         metadata: what the file will say about itself.
         notices: sentences for the user about damaged parts that were set aside.
+        noted: case → what `note` was told of it, also before a resumed run was cut off.
 
     Args:
         output_dir: made if it is not there.
@@ -76,6 +83,7 @@ class RunWriter:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.notices: list[str] = []
+        self.noted: dict[str, dict[str, Any]] = {}
         self._parts: list[_Part] = []
         self._next_part = 1
         if resume:
@@ -103,15 +111,30 @@ class RunWriter:
         self._parts.append(_Part(path))
         self._next_part += 1
 
-    def finished(self) -> set[tuple[str, int, str]]:
-        """(case_id, repeat, sample_id) of every row with status "ok" that is on the disk."""
-        done: set[tuple[str, int, str]] = set()
+    def finished(self) -> set[SequenceKey]:
+        """Every sequence with status "ok" that is on the disk."""
+        done: set[SequenceKey] = set()
         for part in self._parts:
-            table = pq.read_table(part.path, columns=["case_id", "repeat", "sample_id", "status"])
+            table = pq.read_table(part.path, columns=[*SEQUENCE, "status"])
             columns = (column.to_pylist() for column in table.columns)
-            rows = zip(*columns, strict=True)
-            done.update((case, rep, sample) for case, rep, sample, status in rows if status == "ok")
+            done.update(
+                (case, repeat, sample, completion or 0)
+                for case, repeat, sample, completion, status in zip(*columns, strict=True)
+                if status == "ok"
+            )
         return done
+
+    def note(self, case_id: str, columns: dict[str, Any]) -> None:
+        """Keeps what is found out about a case after its rows were written; it goes into each of them
+        that is "ok" when the run is joined.
+
+        Raises:
+            MachineError: the disk is full or gone.
+        """
+        self.noted[case_id] = columns
+        path = self._dir / NOTES_FILE
+        with self._disk_errors(path), atomic_file(path) as temp:
+            temp.write_text(json.dumps(self.noted), encoding="utf-8")
 
     def finish(self, complete: bool = True) -> Path | None:
         """Joins the parts into `<scenario>-<UTC start>-<run_id>.parquet`, atomically.
@@ -143,12 +166,23 @@ class RunWriter:
         """The parts' rows. Of a sequence that was run again (a resumed run repeats a batch as a
         whole) the later row counts."""
         if not any(part.redo for part in self._parts):
-            yield from (part.read() for part in self._parts)
+            yield from (self._with_notes(part.read()) for part in self._parts)
             return
         last = {key: i for i, part in enumerate(self._parts) for key in _sequences(part.read())}
         for i, part in enumerate(self._parts):
             table = part.read()
-            yield table.filter(pa.array([last[key] == i for key in _sequences(table)], pa.bool_()))
+            wanted = pa.array([last[key] == i for key in _sequences(table)], pa.bool_())
+            yield self._with_notes(table.filter(wanted))
+
+    def _with_notes(self, table: pa.Table) -> pa.Table:
+        """The rows with what was noted of their cases."""
+        names = {name for columns in self.noted.values() for name in columns}
+        rows = zip(table["case_id"].to_pylist(), table["status"].to_pylist(), strict=True)
+        notes = [self.noted.get(str(case), {}) if status == "ok" else {} for case, status in rows]
+        for name in names:
+            values = pa.array([note.get(name) for note in notes], SCHEMA.field(name).type)
+            table = table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), values)
+        return table
 
     @property
     def _dir(self) -> Path:
@@ -192,6 +226,8 @@ class RunWriter:
         except OSError as error:
             raise not_writable(self.output_dir, error) from error
         self._adopt_parts()
+        with suppress(OSError, ValueError):  # it is found out again
+            self.noted = json.loads((self._dir / NOTES_FILE).read_text(encoding="utf-8"))
 
     def _adopt_parts(self) -> None:
         """Takes up the parts that are there; one that cannot be read is renamed, not deleted."""
@@ -230,7 +266,7 @@ class RunWriter:
 
 def _sequences(table: pa.Table) -> list[tuple[Any, ...]]:
     """What makes each row a sequence of its own; one sample may be decoded with several seeds."""
-    columns = table.select(["case_id", "repeat", "sample_id", "seed"]).columns
+    columns = table.select([*SEQUENCE, "seed"]).columns
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 

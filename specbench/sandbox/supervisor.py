@@ -50,7 +50,8 @@ MARK = "SPECBENCH_SANDBOX"  # names the processes of one judging where no pid na
 HINT = (
     "Install bubblewrap (apt install bubblewrap), or let this user create namespaces (Ubuntu: sysctl "
     "kernel.apparmor_restrict_unprivileged_userns=0; a container: --security-opt seccomp=unconfined "
-    "--cap-add SYS_ADMIN), or say allow_unsandboxed: generated code then runs with your rights."
+    "--cap-add SYS_ADMIN), or give --allow-unsandboxed-code (in Python allow_unsandboxed=True): "
+    "generated code then runs with your rights."
 )
 
 

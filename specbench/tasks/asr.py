@@ -53,10 +53,17 @@ class SpeechRecognition:
         """The set's name; of a folder its own, and a digest that tells it from others of that name."""
         return self._utterances.fingerprint()
 
-    def pick(self, count: int, seed: int, longest: float | None = None) -> list[Sample]:
+    def pick(
+        self,
+        count: int,
+        seed: int,
+        prompt_style: PromptStyle = "instruction",
+        longest: float | None = None,
+    ) -> list[Sample]:
         """`count` utterances without repetition; a larger count begins with the smaller one's.
 
         Args:
+            prompt_style: of no consequence.
             longest: seconds; what is longer is left out of a hub's set, and stays in a folder's, whose
                 owner can split it.
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
-
 from specbench.audio import SUFFIXES, Clip
 from specbench.errors import InputError
-from specbench.tasks.base import Sample
+from specbench.tasks.base import Sample, drawn
+from specbench.tasks.files import json_rows, read_text
 
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
 """Names of the transcript in metadata.csv or metadata.jsonl; the first that is there counts."""
@@ -91,11 +89,7 @@ class SpeechFolder:
         Raises:
             InputError: as `samples`, or there are fewer.
         """
-        everything = self.samples()
-        if count > len(everything):
-            raise too_few(str(self.folder), count, len(everything))
-        order = np.random.default_rng(seed).permutation(len(everything))
-        return [everything[i] for i in order[:count]]
+        return drawn(self.samples(), count, seed, str(self.folder))
 
     def _utterances(self) -> list[Utterance]:
         if not self.folder.is_dir():
@@ -145,17 +139,9 @@ class SpeechFolder:
         return InputError(f"there is no folder {self.folder}", "Check the path.")
 
 
-def too_few(where: str, count: int, available: int) -> InputError:
-    """The error for more samples than there are."""
-    return InputError(
-        f"{count} samples asked, {where} has {available}",
-        f"Give --samples {available} or fewer.",
-    )
-
-
 def _listed(table: Path) -> Iterator[Utterance]:
     """Each row of metadata.csv or metadata.jsonl."""
-    for line, row in _csv_rows(table) if table.suffix == ".csv" else _json_rows(table):
+    for line, row in _csv_rows(table) if table.suffix == ".csv" else json_rows(table):
         column = next((name for name in TEXT_COLUMNS if name in row), None)
         if column is None or "file_name" not in row:
             raise InputError(
@@ -168,7 +154,7 @@ def _listed(table: Path) -> Iterator[Utterance]:
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(_text(table), newline=""), restkey="", strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(table), newline=""), restkey="", strict=True)
     try:
         for row in reader:
             if "" in row:
@@ -183,21 +169,6 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         ) from None
 
 
-def _json_rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(_text(table).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{table}, line {number}: no JSON object", "Expected one JSON object a line."
-            )
-        yield number, row
-
-
 def _librispeech(folder: Path) -> list[Utterance]:
     """Each line of every *.trans.txt, sorted by id; the audio may be of another kind than FLAC."""
     found = []
@@ -206,7 +177,7 @@ def _librispeech(folder: Path) -> list[Utterance]:
             continue
         inside = transcripts.parent.relative_to(folder)
         audio = {_composed(p.stem): p.name for p in transcripts.parent.iterdir() if _is_audio(p)}
-        for line in filter(str.strip, _text(transcripts).split("\n")):
+        for line in filter(str.strip, read_text(transcripts).split("\n")):
             sample_id, *text = line.strip().split(maxsplit=1)
             name = audio.get(_composed(sample_id), f"{sample_id}.flac")
             found.append(((inside / name.lstrip("/")).as_posix(), sample_id, "".join(text)))
@@ -230,14 +201,6 @@ def _inside(file: str, table: Path, line: int) -> str:
             "Copy the audio into the folder and give its path from there.",
         )
     return path.as_posix()
-
-
-def _text(path: Path) -> str:
-    """The file's text, without the mark that Windows programs put in front."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text", "Save it again as UTF-8.") from None
 
 
 def _is_audio(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,33 +11,22 @@ from typing import Any, Protocol
 
 from specbench.assets import demo_dir
 from specbench.audio import Clip
-from specbench.errors import InputError, MachineError, SpecbenchError, nearest
-from specbench.tasks.base import Sample
-from specbench.tasks.speech_folder import LAYOUTS, SpeechFolder, too_few
-
-DEMO = "demo"
-
-SHUFFLE_BUFFER = 400
-"""Utterances that are fetched before the first is picked. Parquet is read by groups of rows, usually 100
-here, which come in random order: so a small pick is spread over four places of the set."""
+from specbench.errors import InputError
+from specbench.tasks.base import ASR, DEMO, Sample, too_few, unknown_dataset
+from specbench.tasks.hub import HubSplit, HubTable, Row
+from specbench.tasks.speech_folder import LAYOUTS, SpeechFolder
 
 
 @dataclass(frozen=True)
-class HubSet:
-    """A split of a repository on the hub whose files are Parquet.
+class HubSet(HubSplit):
+    """A split of utterances.
 
     Attributes:
-        files: glob of the split's files in the repository.
         text: the transcript's column; the audio's is `audio`, with the encoded bytes.
-        revision: commit; None for what the repository has today.
         ignored: transcripts of what is not to be scored; such rows are left out.
     """
 
-    name: str
-    repository: str
-    files: str
     text: str = "text"
-    revision: str | None = None
     ignored: frozenset[str] = frozenset()
 
 
@@ -112,11 +100,7 @@ def find_speech_set(name: str) -> SpeechSet:
         raise InputError(f"dataset {name!r} is a file", f"Give a folder. {LAYOUTS}")
     if len(folder.parts) != 1 or name.startswith((".", "~")):
         raise InputError(f"dataset {name!r}: there is no such folder", "Check the path.")
-    known = [DEMO, *HUB_SETS]
-    raise InputError(
-        f"unknown dataset {name!r}",
-        f"{nearest(name, known)}There are {', '.join(known)}, or give a folder.",
-    )
+    raise unknown_dataset(name, ASR, "a folder")
 
 
 @dataclass(frozen=True)
@@ -132,7 +116,7 @@ class HubSpeech:
             InputError: the repository or its revision is not there.
             MachineError: the hub cannot be reached, or the repository is gated.
         """
-        self._location()
+        self._table.check_available()
 
     def samples(self) -> list[Sample]:
         """The whole split, in its own order.
@@ -163,31 +147,22 @@ class HubSpeech:
             raise too_few(self.spec.name, count, len(picked))
         return picked
 
+    @property
+    def _table(self) -> HubTable:
+        return HubTable(self.spec, "give a local folder with --dataset", audio="audio")
+
     def _stream(self, seed: int | None) -> Iterator[Sample]:
         """Every utterance that is to be scored; shuffled if there is a seed."""
-        location = self._location()
-        try:
-            for row in _rows(location, seed):
-                sample = self._sample(row)
-                if sample is not None:
-                    yield sample
-        except SpecbenchError:
-            raise
-        except Exception as error:  # the network, the hub, Arrow: each complains in its own way
-            reason = next(iter(str(error).strip().splitlines()), repr(error))
-            raise MachineError(
-                f"{self._where}: the data cannot be read: {reason}", self._download
-            ) from error
+        for row in self._table.rows(seed):
+            sample = self._sample(row)
+            if sample is not None:
+                yield sample
 
-    def _sample(self, row: Mapping[str, Any]) -> Sample | None:
+    def _sample(self, row: Row) -> Sample | None:
         """The utterance of a row; None if it is not to be scored."""
         absent = [column for column in ("audio", self.spec.text) if row.get(column) is None]
         if absent or row["audio"].get("bytes") is None:
-            raise InputError(
-                f"{self._where}: a row has no {' and no '.join(absent) or 'audio bytes'}; its columns "
-                f"are {', '.join(row)}",
-                "The data set has changed: give a local folder with --dataset.",
-            )
+            raise self._table.changed(absent or ["audio bytes"], row)
         text, audio = str(row[self.spec.text]).strip(), row["audio"]
         if not text or text.lower() in self.spec.ignored:
             return None
@@ -195,105 +170,6 @@ class HubSpeech:
         return Sample(
             sample_id, "", text, audio=Clip(f"{self.spec.name} {sample_id}", audio["bytes"])
         )
-
-    def _location(self) -> str | list[str]:
-        """The split's files: in the hub's cache, or else on the hub.
-
-        Raises:
-            InputError, MachineError: as `check_available`.
-        """
-        cached = self._cached()
-        if cached:
-            return cached
-        self._ask_hub()
-        revision = f"@{self.spec.revision}" if self.spec.revision else ""
-        return f"hf://datasets/{self.spec.repository}{revision}/{self.spec.files}"
-
-    def _cached(self) -> list[str]:
-        """The split's files in the hub's cache; none if one is missing."""
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            folder = snapshot_download(
-                self.spec.repository,
-                repo_type="dataset",
-                revision=self.spec.revision,
-                local_files_only=True,
-            )
-        except LocalEntryNotFoundError:
-            return []
-        files = sorted(str(path) for path in Path(folder).glob(self.spec.files))
-        promised = re.search(r"-of-(\d+)\.parquet$", files[0]) if files else None
-        return [] if promised and len(files) < int(promised[1]) else files
-
-    def _ask_hub(self) -> None:
-        """One request for the data set's card, which needs the same rights as its data.
-
-        It is not left to a download, which tries for half a minute.
-        """
-        from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            RemoteEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-
-        repository, revision = self.spec.repository, self.spec.revision
-        card = hf_hub_url(repository, "README.md", repo_type="dataset", revision=revision)
-        try:
-            get_hf_file_metadata(card, token=get_token(), timeout=5)
-        except RemoteEntryNotFoundError:
-            return
-        except GatedRepoError:
-            raise MachineError(
-                f"{self._where} is gated",
-                f"Accept its licence at https://huggingface.co/datasets/{repository}, then log in: "
-                "hf auth login",
-            ) from None
-        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-            gone = "revision" if isinstance(error, RevisionNotFoundError) else "repository"
-            raise InputError(
-                f"{self._where}: the hub no longer has this {gone}",
-                "Give a local folder with --dataset, or another data set.",
-            ) from None
-        except Exception:  # offline mode, no name service, no route, refused, too slow, broken
-            raise self._unreachable() from None
-
-    @property
-    def _where(self) -> str:
-        return f"dataset {self.spec.name!r}: {self.spec.repository}"
-
-    @property
-    def _download(self) -> str:
-        """What to do where the hub cannot be reached."""
-        revision = f" --revision {self.spec.revision}" if self.spec.revision else ""
-        return (
-            "Where there is a network run `hf download --repo-type dataset "
-            f"{self.spec.repository}{revision} --include '{self.spec.files}'` and point HF_HOME to "
-            "that cache, or give a local folder with --dataset."
-        )
-
-    def _unreachable(self) -> MachineError:
-        return MachineError(
-            f"{self._where} is not whole on this machine and the hub cannot be reached",
-            self._download,
-        )
-
-
-def _rows(location: str | list[str], seed: int | None) -> Iterator[Mapping[str, Any]]:
-    """Rows of Parquet files, whose audio stays encoded: datasets would decode it with torchcodec."""
-    from datasets import Audio, load_dataset
-
-    rows = load_dataset("parquet", data_files={"test": location}, split="test", streaming=True)
-    rows = rows.cast_column("audio", Audio(decode=False))
-    if seed is not None:
-        # One input shard: with more, datasets sleeps five seconds when a stream is left early.
-        rows = rows.reshard().shuffle(
-            seed=seed, buffer_size=SHUFFLE_BUFFER, max_buffer_input_shards=1
-        )
-    yield from rows
 
 
 def _row_id(row: Mapping[str, Any], audio: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ def profile_kernels(
             before()
             call()
         torch.cuda.synchronize()
-    return kernel_times(_events(recorded), calls, without)
+    return kernel_times(trace_events(recorded), calls, without)
 
 
 def kernel_times(
@@ -92,8 +92,8 @@ def kernel_times(
     return KernelTimes(sum(by_name.values()), launches / calls, by_name)
 
 
-def _events(recorded: profile) -> list[dict[str, Any]]:
-    """From the exported trace: its categories are the same in all versions of torch."""
+def trace_events(recorded: profile) -> list[dict[str, Any]]:
+    """Of the exported trace: its categories are the same in all versions of torch."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         recorded.export_chrome_trace(str(path))

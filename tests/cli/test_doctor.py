@@ -34,6 +34,19 @@ def test_report_is_on_stdout(capsys):
         assert one.detail.split(",")[0] in out
 
 
+def test_where_generated_code_can_be_run(monkeypatch):
+    from specbench.sandbox import supervisor
+
+    monkeypatch.setattr(supervisor, "fault", lambda kind: None)
+    assert finding("sandbox for code").works is True
+    assert finding("sandbox for code").detail.startswith("bubblewrap")
+    monkeypatch.setattr(supervisor, "fault", lambda kind: "tried in vain")
+    sandbox = finding("sandbox for code")
+    assert sandbox.works is None, "nothing but one task needs it"
+    for words in ("tried in vain", "apt install bubblewrap", "--allow-unsandboxed-code"):
+        assert words in sandbox.detail
+
+
 def test_packages_have_versions():
     assert f"torch {torch.__version__}" in finding("packages").detail
     assert "None" not in finding("packages").detail

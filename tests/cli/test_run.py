@@ -280,6 +280,11 @@ class TestBadInput:
             ({"task": "synthetic", "prompt_tokens": "x"}, ["prompt_tokens"]),
             ({"synthetic_acceptance": "1.5"}, ["synthetic_acceptance is 1.5"]),
             ({"time_budget": "0"}, ["time_budget is 0"]),
+            ({"completions_per_sample": "0"}, ["completions_per_sample is 0"]),
+            ({"dataset": "xsumm"}, ["unknown dataset 'xsumm'", "'xsum'", "a file"]),
+            ({"dataset": "humaneval"}, ["is for the task code", "--task code"]),
+            ({"dataset": "xsum"}, ["EdinburghNLP/xsum", "hf download --repo-type dataset"]),
+            ({"dataset": "occupied"}, ["of a kind that is not read", ".jsonl"]),
             ({"pair": "bass-7.8b/bass-310m"}, ["not public", "--load-format dummy"]),
             (
                 {"pair": "no/such+no/such", "load_format": "dummy", "task": "synthetic"},
@@ -318,6 +323,20 @@ class TestBadInput:
         assert main(["run", *small(**changed)]) == 2
         self.is_a_sentence_with_a_hint(capsys, words)
         assert not (tmp_path / "results" / ".partial").exists()
+
+    def test_a_chat_template_that_is_not_there(self, capsys, small, no_loading):
+        """Before a model is loaded: the tokenizer says."""
+        assert main(["run", *small(pair="demo-lm"), "--chat-template"]) == 2
+        self.is_a_sentence_with_a_hint(capsys, ["prompts of its own", "--chat-template"])
+
+    def test_code_without_a_sandbox(self, capsys, small, no_loading, monkeypatch):
+        from specbench.sandbox import supervisor
+
+        monkeypatch.setattr(supervisor, "fault", lambda kind: "tried in vain")
+        assert main(["run", *small(task="code")]) == 2
+        words = ["cannot be run safely", "bubblewrap", "--allow-unsandboxed-code"]
+        self.is_a_sentence_with_a_hint(capsys, words)
+        assert main(["run", *small(task="code"), "--allow-unsandboxed-code", "--dry-run"]) == 0
 
     def test_compile_and_execution(self, capsys, small, no_loading):
         assert main(["run", *small(execution="eager"), "--compile"]) == 2

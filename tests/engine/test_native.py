@@ -6,13 +6,16 @@ import functools
 import pytest
 import torch
 
-from specbench.engine.batch import Request
+from specbench.engine.batch import Generation, Request
 from specbench.engine.decoding import Decoding
+from specbench.engine.likelihood import sigmoid_law_variation
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
 from specbench.errors import InputError
 from specbench.sampling.check import chi_square
+from specbench.sampling.deviation import sigmoid_variation
 from specbench.sampling.policy import make_policy
+from specbench.sampling.processing import process
 from specbench.sampling.registry import get_method
 
 METHODS = ["baseline", "exact", "sigmoid", "fused", "block"]
@@ -231,6 +234,31 @@ def test_log_probability_is_the_mean_under_the_target(target, draft):
     engine = NativeEngine(target, draft, [])
     assert engine.log_probability(Request(prompt), new) == pytest.approx(by_hand, abs=1e-5)
     assert engine.log_probability(Request(prompt), ()) is None
+
+
+@pytest.mark.parametrize("processing", [{}, {"top_k": 4}, {"temperature": 0.5}])
+def test_the_variation_of_sigmoids_law_is_that_of_each_tokens_place(target, draft, processing):
+    """Two steps of two drafts: all kept, then none; the third token is a bonus."""
+    prompt, tokens = (3, 4, 5), [6, 1, 2, 8]
+    decoding = Decoding(4, **{"temperature": 1.0, "sigmoid_range": (-4.0, 4.0)} | processing)
+    rows = [
+        process(
+            forward(model, [[*prompt, *tokens]])[:, len(prompt) - 1 : -1], target.vocab_size,
+            torch.tensor([decoding.temperature]), decoding.top_k, None,
+        )[0]
+        for model in (target, draft)
+    ]  # fmt: skip
+    bonus = torch.tensor([False, False, True, False])
+    expected = sigmoid_variation(*rows, bonus, decoding.temperature, decoding.sigmoid_range).mean()
+    steps = Generation(tokens, "length", [2, 2], [2, 0], [2, 2])
+    found = sigmoid_law_variation(target, draft, Request(prompt), steps, decoding)
+    assert found == pytest.approx(float(expected), abs=1e-5)
+    assert 0 < found < 1
+    # A step that ended among its drafts has fewer tokens than drafts and one.
+    short = Generation([6, 1], "eos", [4], [2], [4])
+    assert sigmoid_law_variation(target, draft, Request(prompt), short, decoding) is not None
+    none = Generation([], "length")
+    assert sigmoid_law_variation(target, draft, Request(prompt), none, decoding) is None
 
 
 OPTIONS = [

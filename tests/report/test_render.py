@@ -376,3 +376,25 @@ def test_tables_of_batches_fit_a_hundred_columns(write_run, row, plain):
     ]:
         assert max(len(line) for line in text.splitlines()) <= 100
         assert "…" not in text
+
+
+def test_an_approximation_says_how_far_its_law_is(main_table, comparison_of, row, plain):
+    """Weighted by tokens: (10 · 0.2 + 30 · 0.6) / 40."""
+    rough = {"method": "sigmoid", "case_id": "sigmoid-2", "target_logprob": -3.0}
+    rows = [
+        plain(target_logprob=-0.5), row(target_logprob=-0.5, repetition_4=0.25, distinct_1=0.5),
+        row(**rough, law_tv=0.2), row(**rough, law_tv=0.6, sample_id="s1", new_tokens=30),
+    ]  # fmt: skip
+    text = main_table(rows)
+    assert "0.500" in line_with(text, "sigmoid ≈").split()
+    assert "TV: total variation" in text
+    compared = comparison_of(rows)
+    reading = compared[compared.index("how it reads") :]
+    assert "-3.000" in line_with(reading, "sigmoid ≈").split()
+    assert {"-0.500", "25.0", "0.500"} <= set(line_with(reading, "2  fused").split())
+
+
+def test_without_an_approximation_there_is_no_variation(main_table, comparison_of, row, plain):
+    rows = [plain(), row()]
+    assert "TV" not in main_table(rows)
+    assert "how it reads" not in comparison_of(rows), "nor a table of what is not known"

@@ -97,8 +97,8 @@ def test_no_rows_write_no_part_and_no_file(writer):
 
 def test_finished_are_the_ok_rows_on_disk(writer, row):
     writer.write([row(case_id="c", repeat=1, sample_id="a"), row(status="failed", sample_id="b")])
-    assert writer.finished() == {("c", 1, "a")}
-    assert resumed(writer).finished() == {("c", 1, "a")}
+    assert writer.finished() == {("c", 1, "a", 0)}
+    assert resumed(writer).finished() == {("c", 1, "a", 0)}
 
 
 def test_resume_goes_on_and_does_failed_rows_again(writer, row):
@@ -209,7 +209,7 @@ def test_a_damaged_part_is_set_aside_with_a_notice(writer, row, damage):
     content[40] ^= 0xFF
     part.write_bytes({"cut": bytes(content[:-20]), "empty": b"", "flip": bytes(content)}[damage])
     second = resumed(writer)
-    assert second.finished() == {("fused-2", 0, "a")}
+    assert second.finished() == {("fused-2", 0, "a", 0)}
     assert len(second.notices) == 1
     assert "part-000002.parquet" in second.notices[0]
     second.write([row(sample_id="b")])
@@ -280,3 +280,21 @@ def test_killed_at_any_disk_operation_loses_at_most_the_part_in_flight(out, row,
         assert found[: len(safe)] == safe
         assert len(found) <= len(safe) + 1
     assert len(list(out.glob("*.parquet"))) == 1 or not safe
+
+
+def test_what_is_noted_of_a_case_goes_into_its_rows(writer, row):
+    """Into those that are ok, of every part; also after a resume, and if nothing is run again."""
+    writer.write([row(), row(status="failed", sample_id="s1")])
+    writer.note("fused-2", {"verify_kernel_us": 4.5, "verify_launches": 1.0})
+    writer.write([row(case_id="block-2", method="block"), row(repeat=1)])
+    writer.finish(complete=False)
+    again = resumed(writer)
+    assert again.noted == {"fused-2": {"verify_kernel_us": 4.5, "verify_launches": 1.0}}
+    again.write([row(status="ok", sample_id="s1")])
+    again.note("block-2", {})
+    table = pq.read_table(again.finish())
+    found = zip(*(table[name].to_pylist() for name in ("case_id", "verify_kernel_us")), strict=True)
+    assert sorted(found, key=str) == [
+        ("block-2", None), ("fused-2", 4.5), ("fused-2", 4.5), ("fused-2", 4.5),
+    ]  # fmt: skip
+    assert table.schema.equals(SCHEMA)

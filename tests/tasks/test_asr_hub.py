@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import http.server
 import io
-import threading
 import time
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from specbench.errors import InputError, MachineError
-from specbench.tasks import speech_sets
+from specbench.tasks import hub
 from specbench.tasks.asr import SpeechRecognition
 from specbench.tasks.speech_sets import HUB_SETS
 
-SHA = "0123456789abcdef0123456789abcdef01234567"
 GAP = "ignore_time_segment_in_scoring"
 
 
@@ -38,41 +34,12 @@ def table(first, count, text="text", named=True):
     return pa.table(columns | ({"id": [f"u-{i}" for i in numbers]} if named else {}))
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """An empty cache of huggingface_hub."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
-def dead_hub(monkeypatch):
-    """No network, but nobody said HF_HUB_OFFLINE: a closed port on this machine stands for it."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-
-
-@pytest.fixture
-def download(cache):
-    """Puts files into the cache as `hf download` does."""
-
-    def _download(name, files, row_group_size=20):
-        spec = HUB_SETS[name]
-        repository = cache / f"datasets--{spec.repository.replace('/', '--')}"
-        revision = spec.revision or SHA
-        if spec.revision is None:
-            (repository / "refs").mkdir(parents=True)
-            (repository / "refs" / "main").write_text(SHA)
-        for file, content in files.items():
-            path = repository / "snapshots" / revision / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(content, path, row_group_size=row_group_size)
-
-    return _download
+def download(put_into_cache):
+    return lambda name, files, size=20: put_into_cache(HUB_SETS[name], files, size)
 
 
 @pytest.fixture
@@ -169,14 +136,12 @@ class TestPick:
             librispeech.pick(201, 0)
 
     def test_a_few_are_spread_over_the_set_but_not_all_is_read(self, download, monkeypatch):
-        monkeypatch.setattr(speech_sets, "SHUFFLE_BUFFER", 40)
+        monkeypatch.setattr(hub, "SHUFFLE_BUFFER", 40)
         download("librispeech-clean", {"clean/test/0000.parquet": table(0, 200)}, 10)
         read = []
         task = SpeechRecognition("librispeech-clean")
-        rows = speech_sets._rows
-        monkeypatch.setattr(
-            speech_sets, "_rows", lambda *a: (read.append(row) or row for row in rows(*a))
-        )
+        rows = hub._rows
+        monkeypatch.setattr(hub, "_rows", lambda *a: (read.append(row) or row for row in rows(*a)))
         groups = {int(s.sample_id[2:]) // 10 for s in task.pick(8, 0)}
         assert len(groups) >= 3
         assert len(read) == 8
@@ -215,33 +180,10 @@ class TestMissing:
             (500, "", MachineError, "cannot be reached"),
         ],
     )
-    def test_what_the_hub_answers(self, dead_hub, monkeypatch, status, code, expected, words):
-        """A hub on this machine, which answers every request alike."""
-        from huggingface_hub import constants
-
-        class Answer(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                self.send_response(status)
-                self.send_header("X-Error-Code", code)
-                self.send_header("X-Error-Message", code)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args):
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            address = f"http://127.0.0.1:{server.server_address[1]}"
-            monkeypatch.setattr(constants, "ENDPOINT", address)
-            template = address + "/{repo_id}/resolve/{revision}/{filename}"
-            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-            start = time.perf_counter()
-            try:
-                with pytest.raises(expected, match=words) as caught:
-                    SpeechRecognition("librispeech-clean").check_available()
-            finally:
-                server.shutdown()
+    def test_what_the_hub_answers(self, answering_hub, status, code, expected, words):
+        start = time.perf_counter()
+        with answering_hub(status, code), pytest.raises(expected, match=words) as caught:
+            SpeechRecognition("librispeech-clean").check_available()
         assert time.perf_counter() - start < 3
         assert caught.value.hint
 

@@ -104,12 +104,6 @@ class TestRouge:
         assert rouge("returning values", "Returns the value").value == pytest.approx(0.8)
 
 
-def test_code_has_no_figure_yet():
-    """A null, not a 0: nothing was run."""
-    assert get_task("code").score("return 1", Sample("s", "", "return 1")) == Score()
-    assert Score().value is None
-
-
 class TestSynthetic:
     def chosen(self, count, seed=0, lengths=None):
         return choose(get_task("synthetic", lengths), "instruction", count, seed)
