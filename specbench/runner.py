@@ -134,13 +134,21 @@ def _run_pairs(
         last.run()
     for group in reversed(groups):  # the last one is there already
         wanted = [case for case in group if profiling.is_wanted(todo, case, writer)]
-        if wanted and (last is None or last.cases is not group):
+        try:
+            if wanted and (last is None or last.cases is not group):
+                last = None
+                last = loaded(group)
+            for case in wanted:
+                talk.stage(f"profiling {case.method} γ={case.gamma}")
+                assert last is not None
+                last.profile(case)
+        except Exception as error:  # what was measured stands
             last = None
-            last = loaded(group)
-        for case in wanted:
-            talk.stage(f"profiling {case.method} γ={case.gamma}")
-            assert last is not None
-            last.profile(case)
+            talk.notice(f"no profile of {group[0].pair}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, SpecbenchError) else repr(error)
 
 
 class _PairRun:
@@ -226,10 +234,10 @@ class _PairRun:
 
     def profile(self, case: Case) -> None:
         """Decodes a few steps of the case once more, and looks at their kernels."""
-        self.engine = self._engine(case.engine)
-        short, batch = profiling.shortened(case), next(self._batches(case))[: case.batch_size]
-        trace = StepTrace(self.todo.device)
         try:
+            self.engine = self._engine(case.engine)
+            short, batch = profiling.shortened(case), next(self._batches(case))[: case.batch_size]
+            trace = StepTrace(self.todo.device)
             requests = [self._request(short, sample, 0) for sample in batch]
             # Once before: what another batch size made the engine drop is captured again.
             self._decode(short, make_policy(case.gamma), requests)
@@ -237,8 +245,7 @@ class _PairRun:
                 self._decode(short, make_policy(case.gamma), requests, trace)
             profiling.keep(self.todo, case, trace, self.writer)
         except Exception as error:  # what was measured stands
-            reason = error.message if isinstance(error, SpecbenchError) else repr(error)
-            self._tell_once(f"no profile: {reason}")
+            self._tell_once(f"no profile: {_reason(error)}")
 
     def _run_block(self, block: list[Case], repeat: int) -> None:
         policies = {case.case_id: make_policy(case.gamma) for case in block}
@@ -449,17 +456,15 @@ class _PairRun:
         """How the output reads, whatever the task. Nothing where the tokens are noise."""
         if case.load_format == "dummy" or case.synthetic_acceptance is not None:
             return {}
-        ended = generation.finish_reason == "eos"
-        tokens = generation.tokens[:-1] if ended else generation.tokens
+        answer = generation.tokens[:answer_tokens]
+        tokens = [token for token in answer if token not in self.pair.eos_tokens]
         found: Row = {
             "repetition_4": repetition(tokens, 4),
             "distinct_1": distinct(tokens, 1),
             "distinct_2": distinct(tokens, 2),
         }
         with suppress(torch.OutOfMemoryError):  # what was measured stands
-            found["target_logprob"] = self.engine.log_probability(
-                request, generation.tokens[:answer_tokens]
-            )
+            found["target_logprob"] = self.engine.log_probability(request, answer)
             if get_method(case.method).rule == "sigmoid" and make_policy(case.gamma).limit:
                 found["law_tv"] = sigmoid_law_variation(
                     *self.models, request, generation, self._decoding(case), self.suppression

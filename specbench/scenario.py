@@ -285,8 +285,8 @@ class Scenario(BaseModel):
                 prompt_tokens=self._prompt_tokens(task, kind_of[pair]),
                 synthetic_acceptance=self.synthetic_acceptance, refill=self.refill,
                 skip=self._mismatch(task, pair, kind_of[pair])
-                or self._impossible(task, batch_size, gamma, attention, execution)
-                or _beyond(engine, batch_size, gamma, attention, execution),
+                or _beyond(engine, batch_size, gamma, attention, execution)
+                or self._impossible(task, batch_size, gamma, attention, execution, temperature),
             )
             for pair, dtype in pairs
             for task in self.tasks(kind_of[pair])
@@ -328,10 +328,18 @@ class Scenario(BaseModel):
         return f"{pair} {takes[kind]}, and {task} is for pairs of the other kind"
 
     def _impossible(
-        self, task: str, batch_size: int, gamma: str, attention: str, execution: str
+        self,
+        task: str,
+        batch_size: int,
+        gamma: str,
+        attention: str,
+        execution: str,
+        temperature: float,
     ) -> str | None:
         if self.load_format == "dummy" and task != SYNTHETIC:
             return f"random weights have no tokenizer: load_format dummy runs {SYNTHETIC} alone"
+        if self.completions_per_sample > 1 and temperature == 0:
+            return "at temperature 0 all completions of a sample are the same"
         asked = f"{self.samples} samples"
         if self.completions_per_sample > 1:
             asked += f" of {self.completions_per_sample} completions"

@@ -54,7 +54,7 @@ def use(
 
     Raises:
         InputError: an unknown method. In the block: rows that are no distribution, a sigmoid range
-            that is none, γ over 128, `assistant_ensemble_weight`.
+            that is none, `assistant_ensemble_weight`.
         MachineError: the installed transformers decides about drafts in a way that is not known. In the
             block: the method's kernel cannot run.
     """

@@ -894,6 +894,24 @@ class TestProfiling:
         assert ran.outcome.failed == 0
         assert any("the profiler fell over" in notice for notice in ran.talk.notices)
 
+    def test_a_pair_that_cannot_be_loaded_again_loses_nothing(self, run, monkeypatch, tiny_pair):
+        """What is profiled comes last: the first pair has to be loaded once more for it."""
+        target, _ = tiny_pair.name.split("+")
+        loaded, original = [], runner.load_pair
+
+        def fragile(*args):
+            loaded.append(args[0].name)
+            if len(loaded) == 3:
+                raise torch.OutOfMemoryError("no room")
+            return original(*args)
+
+        monkeypatch.setattr(runner, "load_pair", fragile)
+        ran = run(profile="trace", pair=[tiny_pair.name, f"{target}+{target}"])
+        assert len(loaded) == 3
+        assert set(ran.rows["status"]) == {"ok"}
+        assert ran.metadata["complete"]
+        assert any("no room" in notice for notice in ran.talk.notices)
+
     def test_kernels_are_noted_for_the_case(self, run, monkeypatch, tiny_pair):
         """A stand-in for what CUPTI sees, which a CPU has not."""
         monkeypatch.setattr(profiling, "is_wanted", lambda todo, case, writer: True)

@@ -557,3 +557,18 @@ def test_plain_decoding_runs_at_one_sigmoid_range_alone():
         ("0", "fused", None), ("0", "sigmoid", (-30.0, 30.0)),
         ("2", "fused", None), ("2", "sigmoid", (-10.0, 10.0)), ("2", "sigmoid", (-30.0, 30.0)),
     ]  # fmt: skip
+
+
+def test_greedy_completions_of_one_sample_are_all_the_same():
+    cases = Scenario(completions_per_sample=2, temperature="0,1", samples=2).cases()
+    assert {case.skip is None for case in cases if case.temperature == 1.0} == {True}
+    for case in cases:
+        if case.temperature == 0.0:
+            assert "at temperature 0 all completions" in case.skip
+
+
+def test_what_an_engine_cannot_do_comes_before_what_does_not_divide():
+    (case,) = Scenario(
+        engine="transformers", batch_size=2, samples=3, method="fused", gamma="2"
+    ).cases()
+    assert "one sequence at a time" in case.skip

@@ -53,7 +53,7 @@ def _tasks() -> Table:
     others = "; ".join(f"for {task} {', '.join(names)}" for task, names in sets.items())
     table = Table(
         "task", "data set", "what it is",
-        caption=f"Other sets of the hub by --dataset: {others}. Or a file of texts, a folder of speech.",
+        caption=f"These are --dataset demo. Of the hub: {others}. Or a file of texts, a folder of audio.",
     )  # fmt: skip
     for name in task_names():
         found = get_task(name)

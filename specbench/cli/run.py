@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from shlex import quote
@@ -133,6 +134,8 @@ def run(
 
     Example: specbench run gamma_sweep --method baseline,fused --gamma 0..8
     """
+    # Before torch is imported: its profiler would write into the progress bar.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if compile_:
         if execution is not None:
             raise InputError(
@@ -185,9 +188,10 @@ def run(
 def _default_scenario(pair: str | None, load_format: str | None, dataset: str | None) -> str:
     """The demo's tasks are texts; pairs that hear, and other data sets, have scenarios of their own."""
     from specbench.pairs import check_available, get_pair, pair_kind
-    from specbench.tasks.base import CODE, SUMMARIZATION, dataset_tasks
+    from specbench.tasks.base import CODE, DEMO, SUMMARIZATION, check_dataset, dataset_tasks
 
-    if dataset is not None:
+    if dataset is not None and dataset != DEMO:
+        check_dataset(dataset)
         return {SUMMARIZATION: "summaries", CODE: "humaneval"}.get(dataset_tasks(dataset)[0], "asr")
     for name in pair.split(",") if pair else []:
         spec = get_pair(name.strip())

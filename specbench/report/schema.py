@@ -147,11 +147,11 @@ QUALITY: list[pa.Field[Any]] = [
     pa.field("metrics", pa.map_(_TEXT, pa.float64())),  # every metric by name, the headline too
     pa.field("verdict", _TEXT),  # of code that was run: "passed", or why not
     pa.field("target_logprob", pa.float64()),  # mean per new token of the answer, nats
-    # of the output's tokens, the end token left out: see tasks.fluency; null: too few of them
+    # of the answer's tokens, the end token left out: see tasks.fluency; null: too few of them
     pa.field("repetition_4", pa.float64()),
     pa.field("distinct_1", pa.float64()),
     pa.field("distinct_2", pa.float64()),
-    # total variation of the laws by which an approximation emitted the tokens from the target's, their
+    # total variation of the laws by which an approximation emitted all tokens from the target's, their
     # mean; null: the method is exact or does not say its law, or nothing was drafted
     pa.field("law_tv", pa.float64()),
 ]

@@ -67,7 +67,7 @@ def summarise(rows: pd.DataFrame, time_budget_s: float | None = None) -> pd.Data
     - rates (see `stats`): `tau`, `alpha`, `tokens_per_s`, `verify_share`, `host_gap_share`, `mfu`,
       `rtf` (NaN where nothing was heard), `quality` (the corpus figure of `metric`; none where
       acceptance is synthetic)
-    - how it reads, means over the new tokens: `logprob` (nats, under the target), `repetition_4`,
+    - how it reads, means over the answers' tokens: `logprob` (nats, under the target), `repetition_4`,
       `distinct_1`, `distinct_2` of an output (see `tasks.fluency`), and of an approximation `law_tv`
       (see `sampling.deviation`)
     - latency (see `stats`): `ptl_s` over all sequences; `ptl_first_s` and `ptl_last_s`, means over
@@ -150,6 +150,7 @@ def _rates(line: dict[str, Any], ok: Columns, batches: _Batches) -> dict[str, fl
         stats.tokens_per_s(tokens[here].sum(), wall_s[here].sum())
         for here in (batches.repeat == one for one in np.unique(batches.repeat))
     ]
+    answer = np.where(np.isnan(ok["answer_tokens"]), ok["new_tokens"], ok["answer_tokens"])
     # What was accepted by the throw of a die is no model's text.
     real = pd.isna(line["synthetic_acceptance"])
     quality = stats.weighted_mean(ok["metric_value"], ok["metric_weight"]) if real else stats.NAN
@@ -164,7 +165,7 @@ def _rates(line: dict[str, Any], ok: Columns, batches: _Batches) -> dict[str, fl
         "mfu": stats.weighted_mean(batches.mfu, wall_s),
         "rtf": stats.real_time_factor(wall_s.sum(), ok["audio_s"].sum()),
         "quality": quality,
-        **{name: stats.weighted_mean(ok[of], ok["new_tokens"]) for name, of in _READS.items()},
+        **{name: stats.weighted_mean(ok[of], answer) for name, of in _READS.items()},
         **{name: stats.weighted_mean(ok[name], ok["new_tokens"]) for name in _PROFILED},
     }
 

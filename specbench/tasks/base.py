@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -225,6 +224,31 @@ def get_task(
     return task
 
 
+def check_dataset(dataset: str) -> None:
+    """Makes sure, before a task is chosen, that there is a data set of that name, a file or a folder.
+
+    Raises:
+        InputError: there is none; the nearest name is suggested.
+    """
+    known = hub_datasets()
+    if dataset == DEMO or dataset in known or Path(dataset).expanduser().exists():
+        return
+    what = "texts (.jsonl, .jsonl.gz, .parquet) or a folder of audio"
+    if len(Path(dataset).parts) != 1 or Path(dataset).suffix:
+        raise InputError(
+            f"dataset {dataset!r}: there is no such file or folder", f"Give a file of {what}."
+        )
+    of = "; ".join(
+        f"for {task} {', '.join(name for name in known if known[name] == task)}"
+        for task in dict.fromkeys(known.values())
+    )
+    raise InputError(
+        f"unknown dataset {dataset!r}",
+        f"{nearest(dataset, [DEMO, *known])}There are {of}; {DEMO}, the embedded one of each task; or "
+        f"give a file of {what}.",
+    )
+
+
 def unknown_dataset(dataset: str, task: str, instead: str) -> InputError:
     """The error for a data set that is no name, with the nearest of all and those of the task.
 
@@ -272,9 +296,3 @@ def too_few(where: str, count: int, available: int) -> InputError:
         f"{count} samples asked, {where} has {available}",
         f"Give --samples {available} or fewer.",
     )
-
-
-def read_jsonl(path: Path) -> list[dict[str, str]]:
-    """The objects of a JSON-lines file."""
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]

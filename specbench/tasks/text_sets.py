@@ -202,6 +202,8 @@ class TextFile:
         for layout in self.layouts:
             if set(layout.texts.values()) <= found:
                 return layout
+        if not self.path.stat().st_size:
+            raise InputError(f"{self.path} is empty", "Give a file of one JSON object a line.")
         columns = f"the columns {', '.join(sorted(found))}" if found else "no columns"
         raise InputError(
             f"{self.path} has {columns}; expected {' or '.join(map(str, self.layouts))}",

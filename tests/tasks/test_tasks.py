@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from specbench.errors import InputError
-from specbench.tasks.base import Sample, Score, choose, get_task, task_names
+from specbench.tasks.base import Sample, Score, check_dataset, choose, get_task, task_names
 
 STYLES = ["demo", "instruction"]
 STORED = [name for name in task_names() if name not in {"synthetic", "asr"}]
@@ -134,3 +134,32 @@ class TestSynthetic:
         few = choose(get_task("code", [64]), "demo", 2, 0)
         assert few == choose(get_task("code"), "demo", 2, 0)
         assert {sample.prompt_length for sample in few} == {None}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        (
+            "HumanEval",
+            [
+                "unknown dataset 'HumanEval'",
+                "Did you mean 'humaneval'?",
+                "xsum",
+                "librispeech-clean",
+            ],
+        ),
+        ("nosuch", ["unknown dataset 'nosuch'", "for summarization xsum", "a folder of audio"]),
+        ("no/such.jsonl", ["there is no such file or folder"]),
+        ("mine.jsonl", ["there is no such file or folder"]),
+    ],
+)
+def test_a_data_set_that_is_none_is_refused_before_a_task_is_chosen(dataset, words):
+    with pytest.raises(InputError) as caught:
+        check_dataset(dataset)
+    said = f"{caught.value.message} {caught.value.hint}"
+    assert all(word in said for word in words), said
+
+
+def test_known_data_sets_files_and_folders_pass(tmp_path):
+    for dataset in ("demo", "xsum", "common-voice", str(tmp_path)):
+        check_dataset(dataset)
