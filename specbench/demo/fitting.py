@@ -216,6 +216,21 @@ def rate_at(schedule: Schedule, step: int, progress: float) -> float:
     return schedule.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, progress))))
 
 
+def descend(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: torch.Tensor,
+    smooth: torch.Tensor | None,
+) -> torch.Tensor:
+    """One update by this loss; returns the smoothed loss. `smooth` is the last one, None at first."""
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    loss = loss.detach()
+    return loss if smooth is None else 0.98 * smooth + 0.02 * loss
+
+
 @dataclass
 class Fit:
     """What a training run reports; `checks` holds the share done and the check's figures."""
@@ -250,12 +265,7 @@ class Trainer:
             group["lr"] = group["scale"] * rate
         with autocast(self.device):
             loss = self.loss_of(self.model, item)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = loss.detach()
-        self.smooth = loss if self.smooth is None else 0.98 * self.smooth + 0.02 * loss
+        self.smooth = descend(self.model, self.optimizer, loss, self.smooth)
 
     @property
     def loss(self) -> float:

@@ -114,7 +114,7 @@ def test_greedy_is_what_transformers_generates(pair, gamma, suppressed):
 @pytest.mark.parametrize("method", ["baseline", "exact", "fused", "block"])
 def test_the_sampled_law_is_the_masked_targets(method, device):
     """Chi-square over sequences of two tokens, of a small vocabulary some of which is suppressed."""
-    vocab, count = 9, 4000 if device == "cpu" else 1000  # each is heard alone
+    vocab, count = 9, 4000
     target, draft = (
         SpeechModel(whisper(vocab, seed, 1, 16, std=0.6).to(device)) for seed in (11, 12)
     )

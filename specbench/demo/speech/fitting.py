@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
-from specbench.demo.fitting import Fit, Schedule, autocast, optimizer_for, rate_at
+from specbench.demo.fitting import Fit, Schedule, autocast, descend, optimizer_for, rate_at
 from specbench.demo.speech.acoustics import Acoustics, Conditions
 from specbench.demo.speech.data import IGNORED, Clips, decoder_inputs, heard
 from specbench.demo.speech.features import LogMel, masked
@@ -162,12 +161,7 @@ class Trainer:
             group["lr"] = rate_at(self.schedule, number, done)
         with autocast(self.device):
             loss = self.loss_of(self.learner, batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = loss.detach()
-        self.smooth = loss if self.smooth is None else 0.98 * self.smooth + 0.02 * loss
+        self.smooth = descend(self.learner, self.optimizer, loss, self.smooth)
 
     @property
     def loss(self) -> float:
