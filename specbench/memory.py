@@ -24,7 +24,7 @@ from specbench.architectures import (
     count_parameters,
     dummy_dtype,
 )
-from specbench.engine.workspace import prefill_width, rounded
+from specbench.engine.workspace import hearing_width, prefill_width, rounded
 from specbench.errors import InputError, MachineError
 from specbench.pairs import LoadFormat, PairSpec
 from specbench.sampling.policy import make_policy
@@ -120,7 +120,7 @@ def needed(case: Case, target: Shape, draft: Shape) -> Memory:
     longest = max(case.prompt_tokens or (0,))
     piece = longest if case.engine == "transformers" else prefill_width(case.batch_size)
     fed = case.batch_size * max(gamma + 1, min(longest, piece))
-    fed = max(fed, target.frames)  # sequences are heard one by one
+    fed = max(fed, min(case.batch_size, hearing_width(target.frames)) * target.frames)
     weights = target.weight_bytes + draft.weight_bytes
     if target.encoder and target.encoder == draft.encoder:
         weights -= draft.encoder_parameters * draft.itemsize  # one hears for both

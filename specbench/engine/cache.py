@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from specbench.engine.fusion import fused
+
 BUCKET = 64
 """Attention reads the cache up to the sequence's length, rounded up to this many slots."""
 
@@ -47,7 +49,13 @@ class RaggedCache(Cache):  # type: ignore[misc]
         return sum(one.nbytes for one in [*self._keys, *self._values])
 
     def place(
-        self, positions: Tensor, window: int, dtype: torch.dtype, rows: slice | None = None
+        self,
+        positions: Tensor,
+        window: int,
+        dtype: torch.dtype,
+        rows: slice | None = None,
+        *,
+        compiled: bool = False,
     ) -> Tensor:
         """Says where the next forward's tokens stand, and what they may see.
 
@@ -56,16 +64,14 @@ class RaggedCache(Cache):  # type: ignore[misc]
             window: slots that are read, at most the capacity; no token may stand past them.
             dtype: of the mask.
             rows: the sequences that the B are, of those of the batch; None is all.
+            compiled: the mask is made by compiled code.
 
         Returns:
             (B, 1, T, window): 0 where a query may attend, which is slots up to its own; −inf elsewhere.
         """
         self.positions, self.rows = positions, rows
         self.window = min(window, self.capacity)
-        slots = torch.arange(self.window, device=positions.device)
-        hidden = slots > positions[:, None, :, None]
-        nothing = torch.zeros((), dtype=dtype, device=positions.device)
-        return nothing.masked_fill(hidden, -torch.inf)
+        return (fused(_mask) if compiled else _mask)(positions, self.window, dtype)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -110,6 +116,13 @@ class RaggedCache(Cache):  # type: ignore[misc]
     def _empty(self, states: Tensor) -> Tensor:
         _, heads, _, width = states.shape
         return states.new_zeros(self.size, heads, self.capacity + 1, width)
+
+
+def _mask(positions: Tensor, window: int, dtype: torch.dtype) -> Tensor:
+    slots = torch.arange(window, device=positions.device)
+    hidden = slots > positions[:, None, :, None]
+    nothing = torch.zeros((), dtype=dtype, device=positions.device)
+    return nothing.masked_fill(hidden, -torch.inf)
 
 
 def write(memory: Tensor, positions: Tensor, states: Tensor) -> None:

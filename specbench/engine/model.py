@@ -12,6 +12,7 @@ from torch import Tensor
 from specbench.engine.attention import PAD, SPLIT, WINDOWS, implementation
 from specbench.engine.cache import BUCKET, RaggedCache
 from specbench.engine.compiled import CompiledModel
+from specbench.engine.fusion import fused
 from specbench.errors import InputError
 
 
@@ -75,9 +76,9 @@ class CausalModel:
         Returns:
             (B, T or keep, V) in the model's dtype.
         """
-        mask = cache.place(positions, max(windows), self.dtype, rows)
-        # Nowhere is a slot of the cache, not a position: learned positions end before it.
-        places = positions.masked_fill(positions == cache.capacity, 0)
+        mask = cache.place(positions, max(windows), self.dtype, rows, compiled=compiled)
+        somewhere = fused(_somewhere) if compiled else _somewhere
+        places = somewhere(positions, cache.capacity)
         self._attend_by(attention)
         more = {WINDOWS: tuple(windows)} if attention == SPLIT else {}
         return self._logits(
@@ -112,6 +113,11 @@ class CausalModel:
         if self._compiled is None:
             self._compiled = CompiledModel(model, self.has_our_attention)
         return partial(self._compiled, cache)
+
+
+def _somewhere(positions: Tensor, nowhere: int) -> Tensor:
+    """Nowhere is a slot of the cache, not a position: learned positions end before it."""
+    return positions.masked_fill(positions == nowhere, 0)
 
 
 def _longest_context(config: Any) -> int | None:

@@ -180,9 +180,9 @@ class NativeEngine:
         for sequence in seated.values():
             watch.admitted(sequence)
         watch.ready()
-        for slot in seated:  # one by one, since an encoder has enough to do with one
-            if (features := batch.features(slot)) is not None:
-                steps.hear(slice(slot, slot + 1), features[None])
+        heard = {slot: one for slot in seated if (one := batch.features(slot)) is not None}
+        for rows in steps.heard_together(list(heard)):
+            steps.hear(rows, torch.stack([heard[slot] for slot in range(rows.start, rows.stop)]))
         if batch.steps == 0:  # nothing was left here: the workspace has just been cleared
             steps.prefill(None, max(batch.held) - 1)
         else:  # one by one, and the others wait meanwhile

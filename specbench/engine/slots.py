@@ -94,13 +94,14 @@ class Slots:
         """Empties all slots."""
         self.running.zero_()
 
-    def positions(self, offset: int) -> Tensor:
-        """(B,): where each sequence's draft number `offset` stands.
+    def positions(self, first: int, count: int) -> Tensor:
+        """(B, count): where each sequence's drafts stand, from the one numbered `first` on.
 
         Nowhere if the slot is empty, or if it could not keep the draft: a neighbour drafts on.
         """
-        place = self.lengths + offset
-        return torch.where(self.running & (place < self.limits), place, self.capacity)
+        places = self.lengths[:, None] + first + torch.arange(count, device=self.lengths.device)
+        kept = self.running[:, None] & (places < self.limits[:, None])
+        return torch.where(kept, places, self.capacity)
 
     def feed(
         self,
@@ -144,12 +145,12 @@ class Slots:
         number = kept.sum(1)
         places = torch.where(kept, self.lengths[:, None] + column, self.capacity)
         self.tokens.scatter_(1, places, tokens.clamp(min=0))
-        self.lengths += number
+        self.lengths.add_(number)
         broken = tokens.gather(1, counts[:, None])[:, 0] < 0
         state = torch.where(self.lengths >= self.limits, LENGTH, RUNNING)
         state = torch.where(ends.any(1), EOS, state)
         state = torch.where(broken, BROKEN, state)
-        self.running &= state == RUNNING
+        self.running.logical_and_(state == RUNNING)
         accepted = torch.minimum(counts, number)
         facts = torch.stack([offered, accepted, number, state], 1)
         self._report[:, : FACTS + tokens.shape[1]] = torch.cat([facts, tokens], 1)

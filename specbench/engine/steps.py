@@ -6,7 +6,7 @@ cache must be read. So it can be captured once for each γ and window, and repla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,12 +18,20 @@ from specbench.engine.attention import SPLIT
 from specbench.engine.cache import BUCKET, RaggedCache
 from specbench.engine.chance import Chance, Sampler, Tools
 from specbench.engine.decoding import COMPILED, EAGER, Decoding, Execution
+from specbench.engine.fusion import Call, fused
 from specbench.engine.model import CausalModel
 from specbench.engine.observer import Phase
+from specbench.engine.slots import Slots
 from specbench.engine.speech import SpeechModel
 from specbench.engine.suppression import Suppression
 from specbench.engine.synthetic import SyntheticAcceptance
-from specbench.engine.workspace import GRAPH_BUCKET, Workspace, prefill_width, rounded
+from specbench.engine.workspace import (
+    GRAPH_BUCKET,
+    Workspace,
+    hearing_width,
+    prefill_width,
+    rounded,
+)
 from specbench.sampling.processing import process
 from specbench.sampling.registry import Method
 from specbench.sampling.verifier import Verification
@@ -144,6 +152,18 @@ class Steps:
             if not cache.allocated:
                 model.allocate(cache, self._execution.attention)
 
+    def heard_together(self, slots: Sequence[int]) -> Iterator[slice]:
+        """Slots that stand side by side, as many as an encoder takes at once; `slots` ascend."""
+        if not slots:
+            return
+        assert isinstance(self._target, SpeechModel)
+        most, start = hearing_width(self._target.frames), 0
+        for end in range(1, len(slots) + 1):
+            together = end < len(slots) and end - start < most
+            if not (together and slots[end] == slots[end - 1] + 1):
+                yield slice(slots[start], slots[end - 1] + 1)
+                start = end
+
     def hear(self, rows: slice | None, features: Tensor) -> None:
         """Both models hear (rows, mel bins, frames of audio), and keep what they need of it."""
         attention, last = self._execution.attention, None
@@ -182,10 +202,10 @@ class Steps:
     def _draft_one(self, slot: int, windows: Sequence[int]) -> None:
         """One more token of each sequence, and the row it is drawn from."""
         if slot == 0:
-            tokens, positions = self._slots.feed(self._slots.lengths - 2, 2)
+            tokens, positions = self._small(_last_two)(self._slots)
         else:
             tokens = self._chance.drafts(slot)[:, -1:]
-            positions = self._slots.positions(slot - 1)[:, None]
+            positions = self._small(_position)(self._slots, slot - 1)
         row = self._room.draft_logits[:, slot]
         raw = self._forward(self._draft, tokens, positions, self._room.draft_cache, windows, keep=1)
         row.copy_(raw[:, 0])
@@ -193,11 +213,10 @@ class Steps:
 
     def _score(self, gamma: int, windows: Sequence[int]) -> None:
         """The target's rows after the last token and after each draft."""
-        slots, drafts = self._slots, self._chance.drafts(gamma)
-        self._room.offered.copy_(slots.worth_verifying(drafts))
-        last, first = slots.feed(slots.lengths - 1, 1)
-        tokens = torch.cat([last, drafts], 1)
-        positions = torch.cat([first, *(slots.positions(i)[:, None] for i in range(gamma))], 1)
+        tokens, positions, offered = self._small(_last_and_drafts)(
+            self._slots, self._chance.drafts(gamma)
+        )
+        self._room.offered.copy_(offered)
         raw = self._forward(self._target, tokens, positions, self._room.target_cache, windows)
         self._room.target_logits[:, : gamma + 1].copy_(raw)
 
@@ -211,11 +230,10 @@ class Steps:
 
     def _commit(self, gamma: int) -> object:
         """Dice, which are no method's, are thrown here, lest they count as verification."""
-        result, offered, slots = self._results[gamma], self._room.offered, self._slots
-        if self._dice is not None and gamma:
-            drafts = self._chance.drafts(gamma)
-            result = self._dice.overrule(result, drafts, offered, slots.seeds, slots.lengths)
-        slots.commit(result, offered)
+        self._small(_commit)(
+            self._slots, self._results[gamma], self._room.offered,
+            self._dice if gamma else None, self._chance.drafts(gamma),
+        )  # fmt: skip
         return self._dice
 
     def _forward(
@@ -255,9 +273,42 @@ class Steps:
         own = tuple(min(rounded(max(held, 1), bucket), capacity) for held in tokens)
         return own if self._execution.attention == SPLIT else (max(own),) * len(own)
 
+    def _small(self, call: Call) -> Call:
+        """What stands between the forwards would take as long as a layer or two of a small draft."""
+        return fused(call) if self._execution.mode == COMPILED else call
+
     def _keep(self, name: Hashable, make: Callable[[], Any]) -> Any:
         """What belongs to the workspace, made when first asked for: captured graphs hold its memory."""
         kept = self._room.kept
         if name not in kept:
             kept[name] = make()
         return kept[name]
+
+
+def _last_two(slots: Slots) -> tuple[Tensor, Tensor]:
+    """(B, 2) each: tokens and positions that a step's first draft forward is fed."""
+    return slots.feed(slots.lengths - 2, 2)
+
+
+def _position(slots: Slots, offset: int) -> Tensor:
+    """(B, 1): where a draft stands."""
+    return slots.positions(offset, 1)
+
+
+def _last_and_drafts(slots: Slots, drafts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, γ+1) tokens and positions that the target is fed, and (B,) how many drafts are worth it."""
+    last, first = slots.feed(slots.lengths - 1, 1)
+    positions = torch.cat([first, slots.positions(0, drafts.shape[1])], 1)
+    return torch.cat([last, drafts], 1), positions, slots.worth_verifying(drafts)
+
+
+def _commit(
+    slots: Slots,
+    result: Verification,
+    offered: Tensor,
+    dice: SyntheticAcceptance | None,
+    drafts: Tensor,
+) -> None:
+    if dice is not None:
+        result = dice.overrule(result, drafts, offered, slots.seeds, slots.lengths)
+    slots.commit(result, offered)

@@ -31,6 +31,11 @@ def prefill_width(size: int) -> int:
     return max(BUCKET, PREFILL_TOKENS // size)
 
 
+def hearing_width(frames: int) -> int:
+    """Utterances of so many frames of an encoder's output that are heard at once."""
+    return max(1, PREFILL_TOKENS // max(frames, 1))
+
+
 class Workspace:
     """Static memory for batches of one size: slots, both caches and both models' rows of logits.
 

@@ -11,6 +11,8 @@ from specbench.engine.batch import Request
 from specbench.engine.decoding import COMPILED, EAGER, GRAPHS, Decoding, Execution
 from specbench.engine.native import NativeEngine
 from specbench.engine.speech import SpeechModel
+from specbench.engine.steps import Steps
+from specbench.engine.workspace import PREFILL_TOKENS
 from specbench.sampling.check import chi_square
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method
@@ -168,18 +170,37 @@ def test_a_sequence_does_not_hear_its_neighbours(pair):
 def test_an_encoder_of_both_runs_once(pair, monkeypatch):
     calls, encode = [], SpeechModel.encode
 
-    def counted(self, *args):
-        calls.append(self)
-        return encode(self, *args)
+    def counted(self, features, *args):
+        calls.append(len(features))
+        return encode(self, features, *args)
 
     monkeypatch.setattr(SpeechModel, "encode", counted)
     target = pair[0]
     other = whisper(seed=3).to(target.device)
     decode(NativeEngine(target, SpeechModel(other), []), audio(3), tokens=4)
-    assert len(calls) == 6
+    assert sum(calls) == 6
     other.model.encoder = target.model.model.encoder
     decode(NativeEngine(target, SpeechModel(other), []), audio(3), tokens=4)
-    assert len(calls) == 6 + 3
+    assert sum(calls) == 6 + 3
+
+
+@pytest.mark.parametrize(
+    ("frames", "slots", "expected"),
+    [
+        (PREFILL_TOKENS // 2, [0, 1, 2, 5, 6], [(0, 2), (2, 3), (5, 7)]),
+        (PREFILL_TOKENS // 3, [0, 1, 2, 3, 4, 5], [(0, 3), (3, 6)]),
+        (PREFILL_TOKENS + 1, [3, 4], [(3, 4), (4, 5)]),
+        (10, [2, 7, 8, 9], [(2, 3), (7, 10)]),
+        (10, [], []),
+    ],
+)
+def test_neighbours_are_heard_together_as_far_as_memory_goes(pair, frames, slots, expected):
+    engine = NativeEngine(*pair, [])
+    room = engine.reserve(10, 8, 1)
+    method, plain = get_method("fused"), Execution()
+    steps = Steps(*pair, engine._tools, room, method, 1, Decoding(2), plain)
+    pair[0].frames = frames
+    assert [(one.start, one.stop) for one in steps.heard_together(slots)] == expected
 
 
 def test_the_log_probability_is_of_what_was_heard(pair):
