@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from specbench.engine.slots import BROKEN, EOS, LENGTH, Report, Slots
+from specbench.engine.slots import BROKEN, EOS, LENGTH, Report, Seat, Slots
 from specbench.errors import InputError
 
 
@@ -96,10 +96,10 @@ class Batch:
 
     def fill(self) -> dict[int, int]:
         """Gives the free slots to those who wait; returns slot → sequence of the newly seated."""
-        seated = {}
-        for slot, sequence in enumerate(self._seated):
-            if sequence is None and self._waiting:
-                seated[slot] = self._seat(slot, self._waiting.pop())
+        free = [slot for slot, sequence in enumerate(self._seated) if sequence is None]
+        seated = {slot: self._waiting.pop() for slot in free[: len(self._waiting)]}
+        if seated:
+            self._slots.seat({slot: self._seat(slot, one) for slot, one in seated.items()})
         return seated
 
     def features(self, slot: int) -> Tensor | None:
@@ -144,13 +144,11 @@ class Batch:
         """What became of each request, in order."""
         return self._generations
 
-    def _seat(self, slot: int, sequence: int) -> int:
+    def _seat(self, slot: int, sequence: int) -> Seat:
         request = self._requests[sequence]
-        limit = len(request.prompt) + self._max_new_tokens
-        self._slots.seat(slot, request.prompt, limit, request.seed)
         self._seated[slot], self.held[slot] = sequence, len(request.prompt)
         self._generations[sequence].first_step = self.steps
-        return sequence
+        return Seat(request.prompt, len(request.prompt) + self._max_new_tokens, request.seed)
 
 
 def check_requests(requests: Sequence[Request]) -> None:

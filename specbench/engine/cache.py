@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from specbench.engine.fusion import fused
-
 BUCKET = 64
 """Attention reads the cache up to the sequence's length, rounded up to this many slots."""
 
@@ -48,30 +46,16 @@ class RaggedCache(Cache):  # type: ignore[misc]
         """The memory that was taken."""
         return sum(one.nbytes for one in [*self._keys, *self._values])
 
-    def place(
-        self,
-        positions: Tensor,
-        window: int,
-        dtype: torch.dtype,
-        rows: slice | None = None,
-        *,
-        compiled: bool = False,
-    ) -> Tensor:
-        """Says where the next forward's tokens stand, and what they may see.
+    def place(self, positions: Tensor, window: int, rows: slice | None = None) -> None:
+        """Says where the next forward's tokens stand, and how much is read.
 
         Args:
             positions: (B, T) int64; `capacity` means nowhere.
             window: slots that are read, at most the capacity; no token may stand past them.
-            dtype: of the mask.
             rows: the sequences that the B are, of those of the batch; None is all.
-            compiled: the mask is made by compiled code.
-
-        Returns:
-            (B, 1, T, window): 0 where a query may attend, which is slots up to its own; −inf elsewhere.
         """
         self.positions, self.rows = positions, rows
         self.window = min(window, self.capacity)
-        return (fused(_mask) if compiled else _mask)(positions, self.window, dtype)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -118,7 +102,9 @@ class RaggedCache(Cache):  # type: ignore[misc]
         return states.new_zeros(self.size, heads, self.capacity + 1, width)
 
 
-def _mask(positions: Tensor, window: int, dtype: torch.dtype) -> Tensor:
+def causal_mask(positions: Tensor, window: int, dtype: torch.dtype) -> Tensor:
+    """(B, 1, T, window): 0 where a token at (B, T) positions may attend, slots up to its own; −inf
+    elsewhere."""
     slots = torch.arange(window, device=positions.device)
     hidden = slots > positions[:, None, :, None]
     nothing = torch.zeros((), dtype=dtype, device=positions.device)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from specbench.engine.attention import PAD, SPLIT, WINDOWS, implementation
-from specbench.engine.cache import BUCKET, RaggedCache
+from specbench.engine.cache import BUCKET, RaggedCache, causal_mask
 from specbench.engine.compiled import CompiledModel
-from specbench.engine.fusion import fused
+from specbench.engine.sight import Sight
 from specbench.errors import InputError
 
 
@@ -60,6 +60,7 @@ class CausalModel:
         rows: slice | None = None,
         attention: str = PAD,
         compiled: bool = False,
+        sight: Sight | None = None,
     ) -> Tensor:
         """Logits of the tokens' successors; writes the tokens into the cache.
 
@@ -72,13 +73,14 @@ class CausalModel:
             rows: the sequences of the cache that the B are; None is all.
             attention: "pad" or "split".
             compiled: through torch.compile, which happens at the first call of each shape.
+            sight: what `look` says of these positions and the widest window; None asks it.
 
         Returns:
             (B, T or keep, V) in the model's dtype.
         """
-        mask = cache.place(positions, max(windows), self.dtype, rows, compiled=compiled)
-        somewhere = fused(_somewhere) if compiled else _somewhere
-        places = somewhere(positions, cache.capacity)
+        if sight is None:
+            sight = self.look(positions, max(windows), cache.capacity)
+        cache.place(positions, max(windows), rows)
         self._attend_by(attention)
         more = {WINDOWS: tuple(windows)} if attention == SPLIT else {}
         return self._logits(
@@ -86,10 +88,15 @@ class CausalModel:
             keep,
             compiled,
             input_ids=tokens,
-            attention_mask=mask,
-            position_ids=places,
+            attention_mask=sight.mask,
+            position_ids=sight.places,
             **more,
         )
+
+    def look(self, positions: Tensor, window: int, nowhere: int) -> Sight:
+        """What tokens at (B, T) positions see of the first slots of a cache: those up to their own."""
+        mask = causal_mask(positions, min(window, nowhere), self.dtype)
+        return Sight(positions.masked_fill(positions == nowhere, 0), mask)
 
     def _logits(self, cache: RaggedCache, keep: int, compiled: bool, **inputs: Any) -> Tensor:
         call = self._compiled_model(self.model, cache) if compiled else self.model
@@ -113,11 +120,6 @@ class CausalModel:
         if self._compiled is None:
             self._compiled = CompiledModel(model, self.has_our_attention)
         return partial(self._compiled, cache)
-
-
-def _somewhere(positions: Tensor, nowhere: int) -> Tensor:
-    """Nowhere is a slot of the cache, not a position: learned positions end before it."""
-    return positions.masked_fill(positions == nowhere, 0)
 
 
 def _longest_context(config: Any) -> int | None:

@@ -179,17 +179,20 @@ class NativeEngine:
             return
         for sequence in seated.values():
             watch.admitted(sequence)
-        watch.ready()
         heard = {slot: one for slot in seated if (one := batch.features(slot)) is not None}
-        for rows in steps.heard_together(list(heard)):
-            steps.hear(rows, torch.stack([heard[slot] for slot in range(rows.start, rows.stop)]))
+        pieces = steps.hearing(heard)
         if batch.steps == 0:  # nothing was left here: the workspace has just been cleared
-            steps.prefill(None, max(batch.held) - 1)
+            pieces += steps.prefilling(None, max(batch.held) - 1)
         else:  # one by one, and the others wait meanwhile
             for slot in seated:
                 rows = slice(slot, slot + 1)
                 room.clear(rows)
-                steps.prefill(rows, batch.held[slot] - 1)
+                pieces += steps.prefilling(rows, batch.held[slot] - 1)
+        if steps.rehearse(pieces):
+            watch.mark("capture")
+        watch.ready()
+        for piece in pieces:
+            piece.call()
         watch.mark("prefill")
 
     def log_probability(self, request: Request, new_tokens: Sequence[int]) -> float | None:

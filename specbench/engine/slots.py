@@ -6,11 +6,13 @@ graph finds what changed since.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from specbench.sampling.verifier import Verification
 
@@ -19,6 +21,14 @@ RUNNING, EOS, LENGTH, BROKEN = range(4)
 no distribution."""
 FACTS = 4
 """Columns of a report before the tokens: drafts offered, drafts kept, tokens kept, what became of it."""
+
+
+class Seat(NamedTuple):
+    """A sequence that takes a slot: its prompt, the tokens at which it ends, and its seed."""
+
+    prompt: Sequence[int]
+    limit: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -73,13 +83,17 @@ class Slots:
         self._rows = torch.arange(size, device=device)[:, None]
         self._eos = torch.tensor(sorted(eos_tokens), dtype=torch.int64, device=device)
 
-    def seat(self, slot: int, prompt: Sequence[int], limit: int, seed: int) -> None:
-        """A sequence takes the slot."""
-        device = self.tokens.device
-        self.tokens[slot, : len(prompt)] = torch.tensor(prompt, device=device)
-        self.lengths[slot] = self.begins[slot] = len(prompt)
-        self.limits[slot], self.seeds[slot] = limit, seed
-        self.running[slot] = True
+    def seat(self, seats: Mapping[int, Seat]) -> None:
+        """Sequences take these slots, with few copies whatever their number."""
+        device, taken = self.tokens.device, list(seats.values())
+        slots = torch.tensor(list(seats), device=device)
+        prompts = [torch.tensor(one.prompt) for one in taken]
+        padded = pad_sequence(prompts, batch_first=True).to(device)
+        self.tokens[slots, : padded.shape[1]] = padded
+        facts = torch.tensor([[len(one.prompt), one.limit, one.seed] for one in taken]).to(device)
+        self.lengths[slots] = self.begins[slots] = facts[:, 0]
+        self.limits[slots], self.seeds[slots] = facts[:, 1], facts[:, 2]
+        self.running[slots] = True
 
     def state(self) -> tuple[Tensor, Tensor]:
         """What a commit changes for good; what it writes past the lengths is nobody's."""
@@ -95,31 +109,28 @@ class Slots:
         self.running.zero_()
 
     def positions(self, first: int, count: int) -> Tensor:
-        """(B, count): where each sequence's drafts stand, from the one numbered `first` on.
+        """(B, count): where a sequence's tokens stand, its drafts too, from its length + `first` on.
 
-        Nowhere if the slot is empty, or if it could not keep the draft: a neighbour drafts on.
+        Nowhere if the slot is empty, before the sequence's begin, or if it could not keep the draft: a
+        neighbour drafts on.
         """
-        places = self.lengths[:, None] + first + torch.arange(count, device=self.lengths.device)
-        kept = self.running[:, None] & (places < self.limits[:, None])
-        return torch.where(kept, places, self.capacity)
+        shift = torch.arange(first, first + count, device=self.lengths.device)
+        places = self.lengths[:, None] + shift
+        real = (places >= 0) & (places < self.limits[:, None]) & self.running[:, None]
+        return torch.where(real, places, self.capacity)
 
-    def feed(
-        self,
-        start: Tensor | int,
-        width: int,
-        until: Tensor | None = None,
-        rows: slice | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens and positions, (rows, width) each, from `start` on.
+    def tokens_at(self, positions: Tensor) -> Tensor:
+        """(B, T) tokens at such positions; anything where that is nowhere."""
+        return self.tokens[self._rows, positions]
 
-        Positions before 0, at or past `until` (the sequence's end), or of an empty slot, are nowhere.
+    def prompts(self, start: int, width: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Tokens and positions, (rows, width) each, of sequences up to their last token but one.
+
+        What comes after that, or of an empty slot, is nowhere.
         """
-        stop = self.lengths if until is None else until
-        first = start if isinstance(start, Tensor) else torch.full_like(self.lengths, start)
-        rows = slice(None) if rows is None else rows
-        places = first[rows, None] + torch.arange(width, device=self.lengths.device)
-        real = (places >= 0) & (places < stop[rows, None]) & self.running[rows, None]
-        places = torch.where(real, places, self.capacity)
+        shift = torch.arange(start, start + width, device=self.lengths.device)
+        real = (shift < self.lengths[rows, None] - 1) & self.running[rows, None]
+        places = torch.where(real, shift, self.capacity)
         return self.tokens[self._rows[rows], places], places
 
     def worth_verifying(self, draft_tokens: Tensor) -> Tensor:

@@ -18,23 +18,33 @@ from specbench.engine.attention import SPLIT
 from specbench.engine.cache import BUCKET, RaggedCache
 from specbench.engine.chance import Chance, Sampler, Tools
 from specbench.engine.decoding import COMPILED, EAGER, Decoding, Execution
-from specbench.engine.fusion import Call, fused
 from specbench.engine.model import CausalModel
 from specbench.engine.observer import Phase
-from specbench.engine.slots import Slots
+from specbench.engine.sight import Sight
 from specbench.engine.speech import SpeechModel
 from specbench.engine.suppression import Suppression
 from specbench.engine.synthetic import SyntheticAcceptance
 from specbench.engine.workspace import (
+    BEHIND,
     GRAPH_BUCKET,
     Workspace,
     hearing_width,
+    prefill_shape,
     prefill_width,
     rounded,
 )
 from specbench.sampling.processing import process
 from specbench.sampling.registry import Method
 from specbench.sampling.verifier import Verification
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models, its cache, and what it sees of a step's tokens, in static memory."""
+
+    model: CausalModel
+    cache: RaggedCache
+    sight: Sight
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,8 @@ class Steps:
                 plain=self._plain,
             ),
         )  # fmt: skip
+        self._target_side = self._side("target", target, room.target_cache)
+        self._draft_side = self._side("draft", draft, room.draft_cache)
         rate = execution.synthetic_acceptance
         self._dice = None if rate is None else SyntheticAcceptance(rate, room.offered.device)
         self._results: dict[int, Verification] = self._keep(("results", *self._law_key), dict)
@@ -114,16 +126,17 @@ class Steps:
         }
 
     def prepare(self, gamma: int, phases: Mapping[Phase, list[Piece]]) -> bool:
-        """Captures what is not captured yet of a step of γ drafts; returns whether there was anything.
+        """Captures what is not captured yet of a step of γ drafts, or rehearses it where nothing is
+        captured; returns whether there was anything.
 
         A piece runs before it is captured. That does no harm: it writes what the step itself will
         write again, except for the commit.
         """
         graphs = self._room.graphs
         pieces = [(phase, piece) for phase, some in phases.items() for piece in some]
-        if not self._captures or all(
-            piece.key is None or piece.key in graphs for _, piece in pieces
-        ):
+        if not self._captures:
+            return self.rehearse([piece for phase, piece in pieces if phase != "commit"])
+        if all(piece.key is None or piece.key in graphs for _, piece in pieces):
             return False
         graphs.trim()
         state = self._slots.state()
@@ -148,12 +161,51 @@ class Steps:
 
     def allocate(self) -> None:
         """Takes the caches' memory."""
-        for model, cache in self._models():
-            if not cache.allocated:
-                model.allocate(cache, self._execution.attention)
+        for side in self._sides():
+            if not side.cache.allocated:
+                side.model.allocate(side.cache, self._execution.attention)
 
-    def heard_together(self, slots: Sequence[int]) -> Iterator[slice]:
-        """Slots that stand side by side, as many as an encoder takes at once; `slots` ascend."""
+    def hearing(self, features: Mapping[int, Tensor]) -> list[Piece]:
+        """What these slots, in ascending order, are to hear: as many at once as memory is meant for."""
+        return [
+            Piece(
+                ("hear", rows.stop - rows.start, self._execution.attention),
+                partial(
+                    self._hear, rows, [features[slot] for slot in range(rows.start, rows.stop)]
+                ),
+            )
+            for rows in self._heard_together(list(features))
+        ]
+
+    def prefilling(self, rows: slice | None, width: int) -> list[Piece]:
+        """Feeds both models the first tokens of these slots' prompts, up to so many at least."""
+        count = self._room.size if rows is None else rows.stop - rows.start
+        chunk = prefill_width(count)
+        pieces = []
+        for start in range(0, width, chunk):
+            fed = prefill_shape(min(chunk, width - start), self._room.offered.device)
+            key = ("prefill", count, start, fed, self._execution.attention, self._plain)
+            pieces.append(Piece(key, partial(self._prefill, rows, count, start, fed)))
+        return pieces
+
+    def rehearse(self, pieces: Sequence[Piece]) -> bool:
+        """Runs pieces once for nothing if a GPU meets a shape among them; returns whether it did.
+
+        There torch chooses its kernels when it first meets a shape, which takes longer than they do.
+        What they write they will write again.
+        """
+        room = self._room
+        keys = {piece.key for piece in pieces} - {None}
+        if room.offered.device.type != "cuda" or keys <= room.rehearsed:
+            return False
+        for piece in pieces:
+            piece.call()
+        room.rehearsed |= keys
+        torch.cuda.synchronize()
+        return True
+
+    def _heard_together(self, slots: Sequence[int]) -> Iterator[slice]:
+        """Slots that stand side by side, as many as an encoder takes at once."""
         if not slots:
             return
         assert isinstance(self._target, SpeechModel)
@@ -164,33 +216,35 @@ class Steps:
                 yield slice(slots[start], slots[end - 1] + 1)
                 start = end
 
-    def hear(self, rows: slice | None, features: Tensor) -> None:
-        """Both models hear (rows, mel bins, frames of audio), and keep what they need of it."""
+    def _hear(self, rows: slice, features: Sequence[Tensor]) -> None:
+        """Both models hear (mel bins, frames of audio) each, and keep what they need of it."""
         attention, last = self._execution.attention, None
-        for model, cache in self._models():
+        together = torch.stack(list(features))
+        for side in self._sides():
+            model = side.model
             assert isinstance(model, SpeechModel)
             if model.encoder is not last:
-                heard, last = model.encode(features, attention), model.encoder
-            model.listen(heard, cache, rows, attention)
+                heard, last = model.encode(together, attention), model.encoder
+            model.listen(heard, side.cache, rows, attention)
 
-    def prefill(self, rows: slice | None, width: int) -> None:
-        """Feeds both models the first tokens of these slots' prompts, up to so many."""
-        slots, room = self._slots, self._room
-        count = room.size if rows is None else rows.stop - rows.start
-        chunk = prefill_width(count)
-        for start in range(0, width, chunk):
-            end = min(start + chunk, width)
-            tokens, positions = slots.feed(start, end - start, until=slots.lengths - 1, rows=rows)
-            for model, cache in self._models():
-                model.forward(
-                    tokens, positions, cache, [rounded(end)] * count, keep=1, rows=rows,
-                    attention=self._execution.attention,
-                )  # fmt: skip
+    def _prefill(self, rows: slice | None, count: int, start: int, width: int) -> None:
+        tokens, positions = self._slots.prompts(start, width, rows or slice(None))
+        for side in self._sides():
+            side.model.forward(
+                tokens, positions, side.cache, [rounded(start + width)] * count, keep=1, rows=rows,
+                attention=self._execution.attention,
+            )  # fmt: skip
 
-    def _models(self) -> list[tuple[CausalModel, RaggedCache]]:
-        """Those that the steps need, with their caches."""
-        both = [(self._target, self._room.target_cache), (self._draft, self._room.draft_cache)]
-        return both[:1] if self._plain else both
+    def _sides(self) -> list[Side]:
+        """Those that the steps need."""
+        return [self._target_side] if self._plain else [self._target_side, self._draft_side]
+
+    def _side(self, name: str, model: CausalModel, cache: RaggedCache) -> Side:
+        room = self._room
+        sight = self._keep(
+            ("sight", name), lambda: model.look(room.positions, room.capacity, room.capacity)
+        )
+        return Side(model, cache, sight)
 
     def _law_of(self, gamma: int) -> Hashable:
         return "verify", gamma, *self._law_key
@@ -199,25 +253,38 @@ class Steps:
         self._chance.begin(gamma)
         return self._chance.in_use()
 
+    def _look(self, windows: Sequence[int]) -> None:
+        """Where the step's tokens will stand and what they may see, once for all its forwards: each
+        would take a dozen launches for it, as long as a layer or two of a small draft."""
+        room = self._room
+        room.positions.copy_(self._slots.positions(-BEHIND, room.positions.shape[1]))
+        for side in self._sides():
+            side.sight.take(side.model.look(room.positions, max(windows), room.capacity))
+
     def _draft_one(self, slot: int, windows: Sequence[int]) -> None:
         """One more token of each sequence, and the row it is drawn from."""
         if slot == 0:
-            tokens, positions = self._small(_last_two)(self._slots)
+            self._look(windows)
+            columns = slice(0, BEHIND)
+            tokens = self._slots.tokens_at(self._room.positions[:, columns])
         else:
+            columns = slice(BEHIND + slot - 1, BEHIND + slot)
             tokens = self._chance.drafts(slot)[:, -1:]
-            positions = self._small(_position)(self._slots, slot - 1)
         row = self._room.draft_logits[:, slot]
-        raw = self._forward(self._draft, tokens, positions, self._room.draft_cache, windows, keep=1)
+        raw = self._forward(self._draft_side, tokens, columns, windows, keep=1)
         row.copy_(raw[:, 0])
         self._chance.draft(row, slot)
 
     def _score(self, gamma: int, windows: Sequence[int]) -> None:
         """The target's rows after the last token and after each draft."""
-        tokens, positions, offered = self._small(_last_and_drafts)(
-            self._slots, self._chance.drafts(gamma)
-        )
-        self._room.offered.copy_(offered)
-        raw = self._forward(self._target, tokens, positions, self._room.target_cache, windows)
+        if gamma == 0:
+            self._look(windows)
+        slots, drafts = self._slots, self._chance.drafts(gamma)
+        self._room.offered.copy_(slots.worth_verifying(drafts))
+        columns = slice(BEHIND - 1, BEHIND + gamma)
+        last = slots.tokens_at(self._room.positions[:, BEHIND - 1 : BEHIND])
+        tokens = torch.cat([last, drafts], 1)
+        raw = self._forward(self._target_side, tokens, columns, windows)
         self._room.target_logits[:, : gamma + 1].copy_(raw)
 
     def _decide(self, gamma: int) -> object:
@@ -230,26 +297,27 @@ class Steps:
 
     def _commit(self, gamma: int) -> object:
         """Dice, which are no method's, are thrown here, lest they count as verification."""
-        self._small(_commit)(
-            self._slots, self._results[gamma], self._room.offered,
-            self._dice if gamma else None, self._chance.drafts(gamma),
-        )  # fmt: skip
+        result, offered, slots = self._results[gamma], self._room.offered, self._slots
+        if self._dice is not None and gamma:
+            drafts = self._chance.drafts(gamma)
+            result = self._dice.overrule(result, drafts, offered, slots.seeds, slots.lengths)
+        slots.commit(result, offered)
         return self._dice
 
     def _forward(
         self,
-        model: CausalModel,
+        side: Side,
         tokens: Tensor,
-        positions: Tensor,
-        cache: RaggedCache,
+        columns: slice,
         windows: Sequence[int],
         keep: int = 0,
     ) -> Tensor:
         """The one place where either model's logits become what is sampled from and verified."""
         decoding, target = self._decoding, self._target
-        raw = model.forward(
-            tokens, positions, cache, windows, keep=keep, attention=self._execution.attention,
-            compiled=self._execution.mode == COMPILED,
+        positions = self._room.positions[:, columns]
+        raw = side.model.forward(
+            tokens, positions, side.cache, windows, keep=keep, attention=self._execution.attention,
+            compiled=self._execution.mode == COMPILED, sight=side.sight.part(columns, max(windows)),
         )  # fmt: skip
         return process(
             raw.to(target.dtype), target.vocab_size, self._temperature, decoding.top_k, decoding.top_p,
@@ -273,42 +341,9 @@ class Steps:
         own = tuple(min(rounded(max(held, 1), bucket), capacity) for held in tokens)
         return own if self._execution.attention == SPLIT else (max(own),) * len(own)
 
-    def _small(self, call: Call) -> Call:
-        """What stands between the forwards would take as long as a layer or two of a small draft."""
-        return fused(call) if self._execution.mode == COMPILED else call
-
     def _keep(self, name: Hashable, make: Callable[[], Any]) -> Any:
         """What belongs to the workspace, made when first asked for: captured graphs hold its memory."""
         kept = self._room.kept
         if name not in kept:
             kept[name] = make()
         return kept[name]
-
-
-def _last_two(slots: Slots) -> tuple[Tensor, Tensor]:
-    """(B, 2) each: tokens and positions that a step's first draft forward is fed."""
-    return slots.feed(slots.lengths - 2, 2)
-
-
-def _position(slots: Slots, offset: int) -> Tensor:
-    """(B, 1): where a draft stands."""
-    return slots.positions(offset, 1)
-
-
-def _last_and_drafts(slots: Slots, drafts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, γ+1) tokens and positions that the target is fed, and (B,) how many drafts are worth it."""
-    last, first = slots.feed(slots.lengths - 1, 1)
-    positions = torch.cat([first, slots.positions(0, drafts.shape[1])], 1)
-    return torch.cat([last, drafts], 1), positions, slots.worth_verifying(drafts)
-
-
-def _commit(
-    slots: Slots,
-    result: Verification,
-    offered: Tensor,
-    dice: SyntheticAcceptance | None,
-    drafts: Tensor,
-) -> None:
-    if dice is not None:
-        result = dice.overrule(result, drafts, offered, slots.seeds, slots.lengths)
-    slots.commit(result, offered)

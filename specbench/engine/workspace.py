@@ -17,6 +17,9 @@ GRAPH_BUCKET = 128
 PREFILL_TOKENS = 8192
 """Prompts are fed in pieces of so many tokens of all sequences together: enough to keep any GPU busy, and
 what a forward holds besides does not grow with the batch."""
+BEHIND = 2
+"""Tokens before its drafts that a step may feed: both caches lack the last, and after a full acceptance
+the draft's lacks the one before it."""
 MOST_GRAPHS = 512
 """Graphs that are kept; beyond them all are dropped. Each holds some megabytes of the device."""
 
@@ -29,6 +32,17 @@ def rounded(tokens: int, bucket: int = BUCKET) -> int:
 def prefill_width(size: int) -> int:
     """Tokens of each of so many sequences that are fed at once."""
     return max(BUCKET, PREFILL_TOKENS // size)
+
+
+def prefill_shape(width: int, device: torch.device) -> int:
+    """Tokens of each sequence that are fed for so many of a prompt.
+
+    On a GPU torch makes a plan of its attention for every length, which takes some ten times as long as
+    the attention: so there are few lengths, powers of two and then whole buckets.
+    """
+    if device.type != "cuda":
+        return width
+    return rounded(width) if width > BUCKET else 1 << (width - 1).bit_length()
 
 
 def hearing_width(frames: int) -> int:
@@ -48,7 +62,9 @@ class Workspace:
         draft_logits: (B, most_drafts, V), the rows that the drafts were drawn from.
         target_logits: (B, most_drafts + 1, V).
         offered: (B,) int64, the step's drafts that are worth verifying.
+        positions: (B, BEHIND + most_drafts) int64, where a step's tokens stand.
         kept: whatever else belongs to this memory, by name.
+        rehearsed: keys of pieces whose shapes a GPU has met.
         graphs: of the pieces of a step.
     """
 
@@ -72,7 +88,9 @@ class Workspace:
             for rows in (most_drafts, most_drafts + 1)
         )
         self.offered = torch.zeros(size, dtype=torch.int64, device=device)
+        self.positions = self.offered.new_full((size, BEHIND + most_drafts), self.capacity)
         self.kept: dict[Hashable, Any] = {}
+        self.rehearsed: set[Hashable] = set()
         self.graphs = Graphs()
 
     def fits(self, size: int, tokens: int, most_drafts: int) -> bool:

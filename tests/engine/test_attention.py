@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from specbench.engine import attention
-from specbench.engine.cache import RaggedCache
+from specbench.engine.cache import causal_mask
 
 # Sequences, query heads, key heads, queries, window, width of a head.
 SHAPES = [
@@ -40,7 +40,7 @@ def draw(shape, dtype, device):
     key, value = (normal(batch, key_heads, window, width) for _ in range(2))
     first = torch.randint(0, window - length, (batch, 1), generator=generator)
     positions = (first + torch.arange(length)).to(device)
-    mask = RaggedCache(batch, window).place(positions, window, dtype)
+    mask = causal_mask(positions, window, dtype)
     return query, key, value, mask, positions
 
 

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from specbench.engine import steps
 from specbench.engine.attention import PAD, SPLIT, attend_padded, attend_split
 from specbench.engine.batch import Request
 from specbench.engine.decoding import Decoding, Execution
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
 from specbench.engine.synthetic import SyntheticAcceptance
+from specbench.engine.workspace import BUCKET, prefill_shape
 from specbench.errors import InputError
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method
@@ -68,6 +70,15 @@ class TestRefill:
         assert texts(found) == texts(whole)
         if gamma != "bass":
             assert decode(engine, gamma, size=size)[0].tokens == alone[0]
+
+    def test_a_prompt_fed_with_room_to_spare_says_the_same(self, target, draft, monkeypatch):
+        """As on a GPU, where few lengths are fed."""
+        engine = NativeEngine(target, draft, [])
+        plain = decode(engine, size=3)
+        monkeypatch.setattr(
+            steps, "prefill_shape", lambda width, device: prefill_shape(width, torch.device("cuda"))
+        )
+        assert texts(decode(engine, size=3)) == texts(plain)
 
     def test_seeds_follow_the_sequence_not_the_slot(self, target, draft):
         engine = NativeEngine(target, draft, [])
@@ -320,3 +331,12 @@ def test_the_demo_pair_decodes_greedily_as_plain(task):
     )
     assert fixed == plain
     assert bass == plain
+
+
+def test_a_gpu_is_fed_few_lengths_and_wastes_less_than_half():
+    gpu = torch.device("cuda")
+    fed = [prefill_shape(width, gpu) for width in range(1, 1025)]
+    assert len(set(fed)) == 7 + 1024 // BUCKET - 1
+    for width, shape in enumerate(fed, 1):
+        assert width <= shape < min(2 * width, width + BUCKET)
+    assert prefill_shape(77, torch.device("cpu")) == 77

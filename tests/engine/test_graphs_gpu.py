@@ -189,3 +189,18 @@ def test_compiled_decodes_greedily_as_eager(demo):
         decode(demo, mode=mode, temperature=0.0, tokens=24, count=2) for mode in (EAGER, COMPILED)
     )
     assert differing(eager, compiled) <= 1
+
+
+@pytest.mark.parametrize("mode", [EAGER, GRAPHS])
+def test_the_first_meeting_of_a_shape_is_in_no_figure(demo, mode):
+    """Prefill included: torch chooses its kernels then."""
+    demo[0].release()
+    times = []
+    for _ in range(2):
+        recorder = SpanRecorder(demo[0].target.device)
+        decode(demo, count=2, tokens=12, watch=recorder, mode=mode)
+        times.append(recorder.spans())
+    assert times[0].capture_s > 0
+    assert times[1].capture_s == 0
+    assert times[0].prefill_s < 3 * times[1].prefill_s
+    assert times[0].target_us[0] < 3 * times[1].target_us[0]

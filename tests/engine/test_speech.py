@@ -200,7 +200,7 @@ def test_neighbours_are_heard_together_as_far_as_memory_goes(pair, frames, slots
     method, plain = get_method("fused"), Execution()
     steps = Steps(*pair, engine._tools, room, method, 1, Decoding(2), plain)
     pair[0].frames = frames
-    assert [(one.start, one.stop) for one in steps.heard_together(slots)] == expected
+    assert [(one.start, one.stop) for one in steps._heard_together(slots)] == expected
 
 
 def test_the_log_probability_is_of_what_was_heard(pair):
