@@ -46,7 +46,7 @@ from specbench.telemetry.flops import (
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 from specbench.telemetry.spans import SpanRecorder, Spans
 from specbench.telemetry.trace import StepTrace
-from specbench.texts import find_answer, fit, shortened
+from specbench.texts import ending, find_answer, fit, shortened
 
 if TYPE_CHECKING:
     from specbench.engine.transformers import TransformersEngine
@@ -386,7 +386,11 @@ class _PairRun:
         if sample.completion:
             text += f"/{sample.completion}"
         digest = hashlib.sha256(text.encode()).digest()
-        return Request(prompt, int.from_bytes(digest[:8], "big") >> 1, self._features(sample))
+        seed = int.from_bytes(digest[:8], "big") >> 1
+        task, ended = self.tasks[case.task], None
+        if isinstance(task, JudgedTask):
+            ended = ending(self.pair, task, sample, prompt)
+        return Request(prompt, seed, self._features(sample), ended)
 
     def _new_tokens(self, case: Case) -> int:
         """A decoder of speech writes no more than it has positions for, whatever it may."""

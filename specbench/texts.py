@@ -1,15 +1,15 @@
-"""What a pair of text is asked, where a document is too long for it, and what it answers, where an output
-goes on behind its answer."""
+"""What a pair of text is asked, where a document is too long for it, and where what it answers ends."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from specbench.pairs import Pair
-from specbench.tasks.base import JudgedTask, Sample
+from specbench.tasks.base import Answer, JudgedTask, Sample
+from specbench.tasks.completions import THINKS
 
 
 def fit(pair: Pair, sample: Sample, room: int | None) -> Sample:
@@ -61,8 +61,8 @@ def find_answer(
 ) -> tuple[str, int | None]:
     """The part of an output that is scored, and the tokens with which it was whole.
 
-    Decoding does not stop where the answer ends. A decoder that did would have stopped with that token:
-    the first with which the output shows that the answer is over.
+    Where the answer was final, decoding stopped with them (`ending`). Else a decoder that knew that
+    nothing more of it would come could have: the first with which it was there and showed its end.
 
     Args:
         has_ended: whether the last token is an end token.
@@ -70,12 +70,48 @@ def find_answer(
     Returns:
         None for the tokens if the answer was never seen to end.
     """
+    answer = _reader(pair, task, sample, prompt)
+    found = answer(tokens)
+    if found.ended:
+        first = bisect_left(range(len(tokens)), True, key=lambda n: answer(tokens[:n]) == found)
+        return found.text, first
+    return found.text, len(tokens) if has_ended else None
 
-    def answer(count: int) -> tuple[str, bool]:
-        found = task.answer(pair.continuation(prompt, tokens[:count]), sample)
-        return found.text, found.ended
 
-    text, ended = answer(len(tokens))
-    if ended:
-        return text, bisect_left(range(len(tokens)), True, key=lambda count: answer(count)[1])
-    return text, len(tokens) if has_ended else None
+def ending(
+    pair: Pair, task: JudgedTask, sample: Sample, prompt: Sequence[int]
+) -> Callable[[Sequence[int], Sequence[int]], int | None] | None:
+    """Says of which of a step's tokens the answer is final, as a decoder asks (`Request.ended`).
+
+    At each step it reads the step's tokens and the few before them that a stop may have begun in: a
+    token of a stop has at least one of its characters. The whole output is read where a stop is there.
+
+    Returns:
+        None if there is no tokenizer: the tokens are no text.
+    """
+    if pair.tokenizer is None:
+        return None
+    answer = _reader(pair, task, sample, prompt)
+    reach = max(map(len, task.stops)) - 1
+
+    def ended(before: Sequence[int], step: Sequence[int]) -> int | None:
+        tail = pair.continuation((), (*before[-reach:], *step))
+        if not any(stop in tail for stop in task.stops):
+            return None
+
+        def is_final(count: int) -> bool:
+            return answer([*before, *step[:count]]).final
+
+        if not is_final(len(step)):
+            return None
+        return 1 + bisect_left(range(1, len(step)), True, key=is_final)
+
+    return ended
+
+
+def _reader(
+    pair: Pair, task: JudgedTask, sample: Sample, prompt: Sequence[int]
+) -> Callable[[Sequence[int]], Answer]:
+    """From new tokens to their answer. A chat template may have begun a thought already."""
+    begun = THINKS if pair.decode(prompt).endswith(THINKS) else ""
+    return lambda tokens: task.answer(begun + pair.continuation(prompt, tokens), sample)

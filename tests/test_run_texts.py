@@ -174,31 +174,74 @@ class TestEmbeddedCode:
         assert "code mine@" in ran.printed()
 
 
+@pytest.fixture(scope="module")
+def endless(save_tiny, tmp_path_factory):
+    """A pair that writes little but indentation, names and the beginnings of functions."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, said = tmp_path_factory.mktemp("endless"), ["ĠĠĠĠ", "ĠĠĠĠreturn", "Ċ", "Ċd", "ef", "x"]
+    for name, seed in (("target", 1), ("draft", 2)):
+        save_tiny(folder / name, 1, 16, seed, extra=["ĠĠĠĠ", "ĠĠĠĠreturn", "Ċd", "ef"])
+        model = AutoModelForCausalLM.from_pretrained(folder / name)
+        ids = AutoTokenizer.from_pretrained(folder / name).convert_tokens_to_ids(said)
+        with torch.no_grad():
+            rows = model.lm_head.weight
+            kept = 4 * rows[ids]
+            rows.zero_()
+            rows[ids] = kept
+        model.save_pretrained(folder / name)
+    return f"{folder}/target+{folder}/draft"
+
+
 @walled
-def test_a_model_that_does_not_stop_is_cut_where_the_function_ends(run, tiny_pair, monkeypatch):
-    """The tiny pair writes noise: another text stands for it, token by token."""
-    from specbench.pairs import Pair
+class TestStops:
+    @pytest.mark.parametrize("engine", ["native", "transformers"])
+    @pytest.mark.parametrize(("temperature", "samples", "many"), [(0.0, 10, 1), (1.0, 4, 2)])
+    def test_decoding_stops_where_it_was_cut_afterwards(
+        self, run, endless, monkeypatch, engine, temperature, samples, many
+    ):
+        from specbench import runner
 
-    written = "    return x\n\ndef other():\n    pass\n"
-    original = Pair.continuation
+        def go():
+            return run(
+                pair=endless, task="code", gamma="0,3", samples=samples, max_new_tokens=32, batch_size=1,
+                completions_per_sample=many, temperature=temperature, engine=engine, time_budget=60,
+            )  # fmt: skip
 
-    def continuation(self, prompt, tokens):
-        assert isinstance(original(self, prompt, tokens), str)
-        return written[: len(tokens)]
+        stopped = go()
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "ending", lambda *args: None)
+            endless_ones = go()
+        key = ["gamma", "sample_id", "completion"]
+        rows, free = (one.rows.sort_values(key).reset_index() for one in (stopped, endless_ones))
+        same = ["hypothesis", "answer_tokens", "metric_value", "verdict", "target_logprob",
+                "repetition_4", "distinct_1"]  # fmt: skip
+        pd.testing.assert_frame_equal(rows[same], free[same])
+        ended = rows["finish_reason"] == "stop"
+        assert ended.sum() > 0
+        assert (rows["answer_tokens"] == rows["new_tokens"])[ended].all()
+        assert (rows["new_tokens"] < free["new_tokens"])[ended].any()
+        assert "stop" not in set(free["finish_reason"])
+        assert rows["hypothesis"][ended].str.endswith("\n").all()
+        assert (rows["verify_steps"] == rows["step_end_s"].map(len)).all()
+        if temperature == 0:
+            texts = rows.groupby(["sample_id", "completion"])
+            assert (texts["new_tokens"].nunique() == 1).all(), "whatever γ"
+        lines, others = stopped.lines, endless_ones.lines
+        assert lines["went_on"].sum() < others["went_on"].sum()
+        for name in ("cut_off", "quality", "pass_first", "pass_all", "pass_at_k"):
+            assert lines[name].tolist() == others[name].tolist()
 
-    monkeypatch.setattr(Pair, "continuation", continuation)
-    ran = run(
-        pair=tiny_pair.name, task="code", gamma="0,3", samples=2, max_new_tokens=40,
-        completions_per_sample=2,
-    )  # fmt: skip
-    whole = ran.rows[ran.rows["new_tokens"] == 40]
-    assert len(whole) > 0
-    assert set(whole["answer_tokens"]) == {written.index("def") + 3}
-    assert set(whole["hypothesis"]) == {"    return x\n\n"}
-    lines = ran.lines
-    assert lines["went_on"].sum() >= len(whole)
-    assert lines["cut_off"].sum() == 0
-    assert "went on behind the end of their answer" in ran.printed()
+    def test_completions_of_one_problem_stop_each_for_itself(self, run, endless):
+        ran = run(
+            pair=endless, task="code", gamma=2, samples=2, max_new_tokens=32, batch_size=8,
+            completions_per_sample=8, temperature=1.0,
+        )  # fmt: skip
+        assert ran.rows["new_tokens"].nunique() > 3
+        stops = ran.rows[ran.rows["finish_reason"] == "stop"]
+        assert (stops["answer_tokens"] == stops["new_tokens"]).all()
+        assert (stops["wall_s"] < ran.rows["batch_wall_s"].max()).any()
 
 
 class TestArticles:

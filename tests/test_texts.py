@@ -11,7 +11,7 @@ import pytest
 from specbench.errors import InputError
 from specbench.pairs import check_chat_template, get_pair, load_pair, pair_specs, with_chat_template
 from specbench.tasks.base import Sample, get_task
-from specbench.texts import find_answer, fit, shortened
+from specbench.texts import ending, find_answer, fit, shortened
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message.role }}>{{ message.content }}"
@@ -131,6 +131,161 @@ class TestAnswers:
     def test_the_last_token_may_be_the_one(self, pair):
         _, count, tokens = self.found(pair, "    return 3\n#")
         assert count == len(tokens)
+
+    def test_an_earlier_block_that_was_closed_is_not_the_end(self, pair):
+        sample = get_task("code").samples()[0]
+        whole = f"```\n{sample.prompt}    pass\n```"
+        _, count, tokens = self.found(pair, f"So:\n```\nx\n```\n{whole}\nGood.")
+        assert pair.decode(tokens[:count]).endswith(whole)
+
+
+EXTRA = [
+    "Ċdef",
+    "Ċd",
+    "ef",
+    "Ċcl",
+    "ass",
+    "Ċ#",
+    "Ċ```",
+    "``",
+    "def",
+    "ĠĠĠĠ",
+    "ĠĠĠĠreturn",
+    "return",
+    ")Ċ",
+]
+"""What a tokenizer may make of a stop, as byte-level BPE writes it: Ċ is a newline, Ġ a blank."""
+
+
+@pytest.fixture(scope="module")
+def merged(save_tiny, tmp_path_factory):
+    """A pair whose tokenizer has some more tokens, which its encoder never uses."""
+    folder = save_tiny(tmp_path_factory.mktemp("merged") / "one", 1, 16, 1, extra=EXTRA)
+    return load_pair(get_pair(f"{folder}+{folder}"), "cpu", "auto")
+
+
+def splits(text, pieces):
+    """Every way to write a text in these pieces."""
+    if not text:
+        return [()]
+    heads = [piece for piece in pieces if text.startswith(piece)]
+    return [(head, *rest) for head in heads for rest in splits(text[len(head) :], pieces)]
+
+
+class TestEndings:
+    """The rule that a decoder asks, over every way to cut an output into tokens and steps."""
+
+    @pytest.fixture
+    def sample(self):
+        return get_task("code").samples()[0]
+
+    def stops_at(self, pair, sample, tokens, width):
+        """With how many tokens the rule ends an output that comes in steps of so many; None: never."""
+        ended = ending(pair, get_task("code"), sample, pair.encode(sample.prompt))
+        for start in range(0, len(tokens), width):
+            if (count := ended(tokens[:start], tokens[start : start + width])) is not None:
+                return start + count
+        return None
+
+    def written(self, pair, text):
+        """The outputs, in tokens, that read like that."""
+        vocabulary = pair.tokenizer.get_vocab()
+        pieces = {pair.tokenizer.decode([i]): i for i in vocabulary.values() if i > 2}
+        return [[pieces[piece] for piece in one] for one in splits(text, list(pieces))]
+
+    @pytest.mark.parametrize("width", [1, 2, 3, 5, 129])
+    @pytest.mark.parametrize("stop", ["\ndef", "\nclass", "\n#", "\n```"])
+    def test_the_token_that_completes_a_stop_ends_it(self, merged, sample, stop, width):
+        found = self.written(merged, f"    f(){stop} g")
+        assert len(found) >= 6
+        for tokens in found:
+            texts = [merged.continuation((), tokens[:n]) for n in range(len(tokens) + 1)]
+            first = next(n for n, text in enumerate(texts) if stop in text)
+            assert self.stops_at(merged, sample, tokens, width) == first
+
+    @pytest.mark.parametrize("width", [1, 4, 129])
+    def test_it_is_the_token_that_the_answer_is_found_with(self, merged, sample, width):
+        """Cut afterwards or stopped there: one answer, of one number of tokens."""
+        prompt, task = merged.encode(sample.prompt), get_task("code")
+        for text in (
+            "    return 3\n\nclass A:\n  pass\n",
+            f"```\n{sample.prompt}    pass\n```\nSo\n#",
+        ):
+            tokens = list(merged.encode(text))
+            whole, count = find_answer(merged, task, sample, prompt, tokens, False)
+            assert count < len(tokens)
+            assert self.stops_at(merged, sample, tokens, width) == count
+            assert find_answer(merged, task, sample, prompt, tokens[:count], False) == (
+                whole,
+                count,
+            )
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "    x = 'é€😀'\n    return x\n",  # several tokens to a character
+            "    define = 1\n    #\n    if x:\n        print(x)\n",
+            "def other():\n    pass\n# and\n",  # a whole function of that name may follow
+            "So:\n\n```python\nx = 1\n```\nand\n",  # so may another block
+            "def",
+            "",
+        ],
+    )
+    def test_what_may_go_on_does(self, merged, sample, text):
+        for width in (1, 3, 129):
+            assert self.stops_at(merged, sample, list(merged.encode(text)), width) is None
+
+    def test_a_newline_of_the_prompt_does_not_count(self, merged, sample):
+        """The prompt ends with one, and the output begins with what would make a stop of it."""
+        for prompt in (sample.prompt.rstrip() + "\n", sample.prompt + "class A: pass\ndef f():\n"):
+            asked = dataclasses.replace(sample, prompt=prompt)
+            for text in ("#\n    return 3\n", "    return 3"):
+                tokens = list(merged.encode(text))
+                assert self.stops_at(merged, asked, tokens, 1) is None
+
+    def test_bytes_of_a_character_that_is_cut_in_two_by_a_step(self, merged, sample):
+        text = "    x = '😀'\ndef"
+        tokens = list(merged.encode(text))
+        for width in range(1, len(tokens) + 1):
+            assert self.stops_at(merged, sample, tokens, width) == len(tokens)
+
+    def test_a_block_in_thoughts_is_no_answer(self, chatty, sample):
+        """Whether the model began to think or its template did."""
+        block = f"```\n{sample.prompt}    pass\n```\n"
+        for template, begun in (("<answer>", "<think>\n"), ("<answer><think>\n", "")):
+            pair = load_pair(chatty, "cpu", "auto")
+            pair.tokenizer.chat_template = template
+            pair = dataclasses.replace(pair, chats=True)
+            prompt, task = pair.prompt(sample), get_task("code")
+            ended = ending(pair, task, sample, prompt)
+            tokens = list(pair.encode(f"{begun}{block}Hm.\n</think>\n\n{block}Done.")[1:])
+            thought = len(pair.encode(f"{begun}{block}Hm.\n</think>\n\n")) - 1
+            assert all(ended(tokens[:n], tokens[n : n + 1]) is None for n in range(thought))
+            end = next(n for n in range(thought, len(tokens)) if ended(tokens[:n], [tokens[n]]))
+            assert pair.decode(tokens[thought : end + 1]) == block.strip()
+            assert find_answer(pair, task, sample, prompt, tokens, False)[1] == end + 1
+
+    def test_no_more_is_read_than_a_stop_may_take(self, merged, sample, monkeypatch):
+        """However long the output is."""
+        from specbench.pairs import Pair
+
+        ended = ending(merged, get_task("code"), sample, merged.encode(sample.prompt))
+        read, original = [], Pair.continuation
+
+        def spy(self, prompt, tokens):
+            read.append(len(prompt) + len(tokens))
+            return original(self, prompt, tokens)
+
+        monkeypatch.setattr(Pair, "continuation", spy)
+        line = list(merged.encode("    x = f(x)\n"))
+        for length in (0, 10, 1000):
+            assert ended(line * length, line) is None
+        assert max(read) <= len("\nprint") + len(line)
+        assert len(read) == 3
+
+    def test_random_weights_write_no_text(self, merged, sample):
+        nobody = dataclasses.replace(merged, tokenizer=None)
+        assert ending(nobody, get_task("code"), sample, (1, 2)) is None
 
 
 class TestContinuation:

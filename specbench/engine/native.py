@@ -6,7 +6,8 @@ One step, for sequences that hold n tokens each (n differs from sequence to sequ
     draft    the draft model proposes γ tokens, one after the other
     target   one forward of the target scores token n−1 and the γ drafts: γ+1 rows of logits
     verify   a method keeps some drafts and adds one token (Leviathan et al., 2211.17192)
-    commit   the sequences grow on the device; the host reads how, and tells the γ policy
+    commit   the sequences grow on the device; the host reads how, asks whose text is whole, and tells the
+             γ policy
 
 Both caches hold every token of a sequence but its last; that one is fed next. After a full
 acceptance the draft's cache lacks one more, the last draft, which was never fed. So the first draft
@@ -163,8 +164,9 @@ class NativeEngine:
                 if phase != "commit":
                     watch.mark(phase)
             report = room.slots.report(gamma)
+            stopped = batch.stop(report)
             watch.mark("commit")
-            step = batch.take(report, gamma)
+            step = batch.take(report, gamma, stopped)
             for sequence in step.ended:
                 watch.finished(sequence)
             policy.update(step.accepted, step.offered)

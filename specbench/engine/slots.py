@@ -95,6 +95,10 @@ class Slots:
         self.limits[slots], self.seeds[slots] = facts[:, 1], facts[:, 2]
         self.running[slots] = True
 
+    def leave(self, slot: int) -> None:
+        """The slot's sequence goes on no more, though no end token said so. The host does not wait."""
+        self.running[slot].fill_(False)
+
     def state(self) -> tuple[Tensor, Tensor]:
         """What a commit changes for good; what it writes past the lengths is nobody's."""
         return self.lengths.clone(), self.running.clone()

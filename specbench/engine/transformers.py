@@ -10,6 +10,8 @@ What differs from the native engine, and must be known to read its figures:
   γ = 0. The verifier's numbers are the native engine's: where both draft the same, they say the same.
 - The prompt has no prefill of its own: it is in the first step's draft and target. `prefill` is what
   comes before, such as encoders.
+- Where a request says that its text is whole, a stopping criterion ends the generation; at γ = 0 it reads
+  each token from the device, where transformers waits for that anyway.
 - `draft` is the assistant's whole `generate`, `target` the forward and the logits processors; what else
   transformers does is `commit`. At γ = 0 nothing is verified: the token is drawn in `commit`.
 
@@ -32,6 +34,8 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation import (
     LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
@@ -145,7 +149,7 @@ class TransformersEngine:
                 torch.manual_seed((request.seed ^ DRAFTING) & (2**63 - 1))
                 watch.admitted(sequence)
                 watch.ready()
-                task = _Task(request, method, decoding, dice, watch)
+                task = _Task(request, method, decoding, dice, watch, self.eos_tokens)
                 generation = task.generation
                 generation.first_step = steps
                 self._run(task, drafts=policy.limit > 0)
@@ -166,15 +170,22 @@ class TransformersEngine:
     def _run(self, task: _Task, *, drafts: bool) -> None:
         generation = task.generation
         call = partial(self._call, task.request, task.decoding)
+        if task.request.ended is not None:
+            ending = StoppingCriteriaList([_Ending(task, plain=not drafts)])
+            call = partial(call, stopping_criteria=ending)
         hooks = task.hooks(self.target.model, plain=not drafts)
         try:
-            generation.tokens = self._assisted(call, task) if drafts else call()
+            tokens = self._assisted(call, task) if drafts else call()
         except NoTokenError as error:
-            generation.error = error.message
+            if not generation.done:
+                generation.error = error.message
             return
         finally:
             for hook in hooks:
                 hook.remove()
+        if generation.done:  # its own tokens end with the text, transformers' with the step
+            return
+        generation.tokens = tokens
         ended = bool(generation.tokens) and generation.tokens[-1] in self.eos_tokens
         generation.finish_reason = "eos" if ended else "length"
 
@@ -330,9 +341,10 @@ class _Task:
         decoding: Decoding,
         dice: SyntheticAcceptance | None,
         watch: Observer,
+        eos_tokens: Sequence[int],
     ) -> None:
         self.request, self.method, self.decoding = request, method, decoding
-        self.dice, self.watch = dice, watch
+        self.dice, self.watch, self._eos_tokens = dice, watch, eos_tokens
         self.generation = Generation()
 
     def begin(self, device: torch.device) -> int:
@@ -341,10 +353,17 @@ class _Task:
 
     def step(self, drafted: int, accepted: int, tokens: list[int]) -> None:
         """As of `Listener`."""
-        self.generation.step_drafted.append(drafted)
-        self.generation.step_gamma.append(drafted)
-        self.generation.step_accepted.append(accepted)
-        self.generation.tokens += tokens
+        ends = (i for i, token in enumerate(tokens, 1) if token in self._eos_tokens)
+        end = next(ends, None)
+        whole = self.request.whole(self.generation.tokens, tokens[:end], eos=end is not None)
+        self.generation.grow(drafted, drafted, accepted, tokens, whole)
+
+    def hear(self, token: int) -> None:
+        """The token of a step without drafts."""
+        eos = token in self._eos_tokens
+        if self.request.whole(self.generation.tokens, [token], eos=eos):
+            self.generation.finish_reason = "stop"
+        self.generation.tokens.append(token)
 
     def hooks(self, target: Any, *, plain: bool) -> list[Any]:
         """On the target: where its forward begins and, in plain decoding, which forwards are steps."""
@@ -360,6 +379,24 @@ class _Task:
 
         found = [target.register_forward_pre_hook(before)]
         return [*found, target.register_forward_hook(after)] if plain else found
+
+
+class _Ending(StoppingCriteria):  # type: ignore[misc]
+    """Ends a generation whose text is whole.
+
+    Where there are drafts, `StandIn` has told the task already. Up to transformers 5.17 the drafts are
+    asked about too before they are verified: as long as nothing was decided they end nothing.
+    """
+
+    def __init__(self, task: _Task, *, plain: bool) -> None:
+        self._task, self._plain = task, plain
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """(1,) bool for (1, n) tokens."""
+        if self._plain:
+            self._task.hear(int(input_ids[0, -1]))
+        ended = self._task.generation.done
+        return torch.full((1,), ended, dtype=torch.bool, device=input_ids.device)
 
 
 class _Echo(torch.nn.Module):

@@ -15,6 +15,8 @@ History of `SCHEMA_VERSION` (readers refuse a newer major number):
         `hypothesis` is what was scored, and `target_logprob` is of its tokens. How it reads:
         `repetition_4`, `distinct_1`, `distinct_2`; of an approximation `law_tv`. `verify_kernel_us` and
         `verify_launches` are no longer always null.
+    1.4 (2026-11): decoding stops where an answer is final. `finish_reason` may be "stop"; what a step
+        brought past that is in no column. Before, it went on and was cut afterwards.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 METADATA_KEY = b"specbench"
 """Key of the file's metadata: a JSON object with `schema_version`, `kind` ("micro"; a run's file has
 none), `run_id`, `created_utc`, `argv`,
@@ -83,9 +85,11 @@ COUNTS: list[pa.Field[Any]] = [
     # positions for all; null: there is no document
     pa.field("document_kept", pa.float64()),
     pa.field("new_tokens", _COUNT),
-    pa.field("finish_reason", _TEXT),  # "eos" or "length"
+    # "eos"; "stop": the answer was final, so decoding stopped there; "length": at max_new_tokens
+    pa.field("finish_reason", _TEXT),
     # new tokens with which the answer was whole: fewer than all where it ended before them and the rest
-    # was cut; null: it was never seen to end, or the task cuts nothing
+    # was cut, since only the whole output shows that, or the file is of 1.3; null: it was never seen to
+    # end, or the task cuts nothing
     pa.field("answer_tokens", _COUNT),
     pa.field("verify_steps", _COUNT),
     pa.field("drafted", _COUNT),  # drafts offered to the verifier

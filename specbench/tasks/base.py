@@ -72,10 +72,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Answer:
-    """The part of an output that is scored, and whether the output shows where it ends."""
+    """The part of an output that is scored.
+
+    Attributes:
+        ended: whether the output shows where it ends.
+        final: whether it has ended for good: nothing that may follow is or changes it.
+    """
 
     text: str
     ended: bool
+    final: bool = False
 
 
 class Task(Protocol):
@@ -123,7 +129,13 @@ class LargeTask(StoredTask, Protocol):
 
 @runtime_checkable
 class JudgedTask(Task, Protocol):
-    """A task whose outputs have to be run to be scored: many at once, and outside of all timing."""
+    """A task whose outputs have to be run to be scored: many at once, and outside of all timing.
+
+    Attributes:
+        stops: literal texts; an answer becomes final with the last character of one of them.
+    """
+
+    stops: Sequence[str]
 
     def answer(self, output: str, sample: Sample) -> Answer:
         """The part of an output that is scored; `output` has its white space."""

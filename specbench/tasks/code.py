@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from specbench.demo.prompts import code_prompt
 from specbench.sandbox import Problem, Verdict, isolation, judge_all
 from specbench.tasks.base import CODE, DEMO, Answer, PromptStyle, Sample, Score
-from specbench.tasks.completions import completion
+from specbench.tasks.completions import FENCE, STOPS, completion
 from specbench.tasks.text_sets import Text, find_text_set
 
 MOST_WORKERS = 4
@@ -27,6 +27,7 @@ class Code:
     """
 
     name = CODE
+    stops = (*STOPS, FENCE)
     summary = "docstring -> Python function, HumanEval's format; pass@k, run in a sandbox"
 
     def __init__(self, dataset: str | None = None) -> None:

@@ -12,6 +12,10 @@ from specbench.tasks.base import Answer
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
 """What ends a function's body: the five of HumanEval's paper (2107.03374), a decorator, and the end of a
 block in markdown."""
+FENCE = "```"
+"""What begins and ends a block in markdown, indented or not."""
+THINKS, THOUGHT = "<think>", "</think>"
+"""Around the thoughts of a model that thinks aloud."""
 
 _BLOCK = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -22,19 +26,30 @@ def completion(output: str, problem: Problem) -> Answer:
     A model that goes on behind the prompt begins with an indented line: it is cut where the first of
     `STOPS` shows that the function is over. A model that is asked in a chat begins anew and writes the
     whole function: of its blocks of code the first one that defines it is taken, or else all it wrote,
-    and put behind the prompt, whose imports and helpers it may use. Thoughts are left out.
+    and put behind the prompt, whose imports and helpers it may use. Thoughts are left out, unless they
+    are all there is.
+
+    The answer is final where such a body was cut, and where the block that defines the function was
+    closed. Of anything else a block with the function may still follow.
 
     Args:
-        output: with its white space.
+        output: with its white space; and with the sign that begins a thought, if the prompt has it.
     """
-    text = output.rpartition("</think>")[2]
+    text = output.rpartition(THOUGHT)[2]
+    if text.lstrip().startswith(THINKS):
+        return Answer(_said(text, problem).text, False)
+    return _said(text, problem)
+
+
+def _said(text: str, problem: Problem) -> Answer:
     if text.lstrip("\n")[:1] in ("", " ", "\t"):
-        return _cut(text)
+        found = _cut(text)
+        return Answer(found.text, found.ended, found.ended)
     blocks = _BLOCK.findall(text)
     defines = re.compile(rf"^(async )?def {re.escape(problem.entry_point)}\b", re.MULTILINE)
     for code, fence in blocks:
         if defines.search(code):
-            return Answer(_anew(problem.prompt, code), bool(fence))
+            return Answer(_anew(problem.prompt, code), bool(fence), bool(fence))
     if blocks:
         return Answer(_cut(blocks[0][0]).text, bool(blocks[0][1]))
     return Answer(_anew(problem.prompt, text), False) if defines.search(text) else _cut(text)

@@ -78,6 +78,54 @@ def test_graphs_with_refill(demo, attention):
     assert max(g.first_step for g in graphs) > 0
 
 
+@pytest.mark.parametrize("gamma", ["0", "4"])
+@pytest.mark.parametrize("size", [None, 3])
+def test_graphs_stop_where_a_text_is_whole(demo, gamma, size):
+    """The slot that a rule empties runs no more in the next replay, and the next sequence takes it."""
+    engine, prompts = demo
+    asked = []
+
+    def ended(before, step):
+        asked.append(len(before))
+        return max(12 - len(before), 1) if len(before) + len(step) >= 12 else None
+
+    rules = [ended if i % 2 else None for i in range(8)]
+    found = [
+        engine.generate(
+            [
+                Request(tuple(prompt), seed, None, rule)
+                for (seed, prompt), rule in zip(enumerate(prompts), rules, strict=True)
+            ],
+            get_method("fused"), make_policy(gamma), Decoding(80, 0.6), None, Execution(mode), size,
+        )
+        for mode in (EAGER, GRAPHS)
+    ]  # fmt: skip
+    assert differing(*found) <= 1
+    free = decode(demo, gamma=gamma, mode=GRAPHS, size=size)
+    cut = [one.tokens[:12] if rule else one.tokens for one, rule in zip(free, rules, strict=True)]
+    assert sum(one.tokens != other for one, other in zip(found[1], cut, strict=True)) <= 1
+    stopped = [one for one in found[1] if one.finish_reason == "stop"]
+    assert stopped
+    assert all(len(one.tokens) == 12 for one in stopped)
+    assert max(asked) < 12
+    assert not engine._workspace.slots.running.any()
+
+
+def test_an_emptied_slot_is_not_waited_for(demo):
+    decode(demo, mode=GRAPHS)
+    slots = demo[0]._workspace.slots
+    slots.running.fill_(True)
+    torch.cuda.synchronize()
+    was = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        slots.leave(2)
+    finally:
+        torch.cuda.set_sync_debug_mode(was)
+    assert slots.running.tolist() == [slot != 2 for slot in range(8)]
+    slots.clear()
+
+
 def test_greedy_equals_plain_decoding_at_the_same_batch_size(demo):
     plain = decode(demo, gamma="0", temperature=0.0, mode=GRAPHS)
     for gamma in ("1", "5", "bass"):

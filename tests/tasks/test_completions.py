@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from specbench.sandbox import Problem
-from specbench.tasks.completions import STOPS, completion
+from specbench.tasks.completions import FENCE, STOPS, completion
 
 PROMPT = 'from typing import List\n\n\ndef total(xs: List[int]) -> int:\n    """Sum."""\n'
 BODY = "    result = 0\n    for x in xs:\n        result += x\n\n    return result\n"
@@ -106,6 +106,43 @@ def test_a_function_of_a_longer_name_is_another():
 def test_a_name_with_signs_of_a_pattern():
     problem = Problem("def a_(x):\n    ''' \\d '''\n", "", "a_")
     assert completion("```\ndef a_(x):\n    return 1\n```", problem).ended
+
+
+OUTPUTS = [
+    *CHATS.values(),
+    *(f"{BODY}{stop} what follows\n    return 7\n" for stop in STOPS),
+    f"I cannot.\n# {CHATS['a block']}",
+    f"\n\nimport x\n# a\n{WHOLE}",
+    f"<think>\n{BODY}\n# {CHATS['a block']}",
+]
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_what_is_final_stays_so_whatever_follows(output):
+    """Decoding stops there: at every length, and before a block, a class, another answer."""
+    was = None
+    for end in range(len(output) + 1):
+        found = completion(output[:end], PROBLEM)
+        assert found.ended or not found.final
+        assert was is None or found == was
+        if found.final and was is None:
+            was = found
+            assert output[:end].endswith((*STOPS, FENCE)), "a decoder looks for nothing else"
+            for more in ("def", f"\n{CHATS['a block']}", "\n```\n", f"\n{WHOLE}", "\nclass A:"):
+                assert completion(output[:end] + more, PROBLEM) == was
+
+
+def test_what_is_final():
+    assert completion(f"{BODY}\ndef", PROBLEM).final
+    assert completion(CHATS["a block"], PROBLEM).final
+    for text in (BODY, "I cannot.\n# Why", CHATS["a body in a block"], CHATS["code alone"]):
+        assert not completion(text, PROBLEM).final
+
+
+def test_thoughts_that_go_on_are_no_answer_that_ends():
+    for text in ("<think>\n    x\n# y", f"\n<think>\n{CHATS['a block']}"):
+        found = completion(text, PROBLEM)
+        assert (found.ended, found.final) == (False, False)
 
 
 @pytest.mark.parametrize("text", ["I cannot.", "```", "```python", "```\n```", "def other(): pass"])
