@@ -61,6 +61,37 @@ def _gemma(
     }  # fmt: skip
 
 
+def _gemma2(
+    hidden: int, mlp: int, layers: int, heads: int, kv_heads: int
+) -> tuple[str, dict[str, Any]]:
+    _, shape = _gemma(hidden, mlp, layers, heads, kv_heads)
+    return "Gemma2Config", shape | {
+        "query_pre_attn_scalar": 256, "sliding_window": 4096, "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "layer_types": ["sliding_attention", "full_attention"] * (layers // 2),
+    }  # fmt: skip
+
+
+def _gemma3(
+    hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, positions: int,
+    window: int, factor: float | None = None,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
+    """The text part alone, of those that see too."""
+    _, shape = _gemma(hidden, mlp, layers, heads, kv_heads)
+    far = {"rope_type": "linear", "factor": factor} if factor else {"rope_type": "default"}
+    return "Gemma3TextConfig", shape | {
+        "vocab_size": vocab, "max_position_embeddings": positions, "query_pre_attn_scalar": 256,
+        "sliding_window": window,
+        "layer_types": [
+            "sliding_attention" if i % 6 else "full_attention" for i in range(1, layers + 1)
+        ],
+        "rope_parameters": {
+            "full_attention": far | {"rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    }  # fmt: skip
+
+
 def _opt(hidden: int, layers: int, heads: int) -> tuple[str, dict[str, Any]]:
     return "OPTConfig", {
         "hidden_size": hidden, "ffn_dim": 4 * hidden, "num_hidden_layers": layers,
@@ -127,6 +158,12 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "google/gemma-7b": _gemma(3072, 24576, 28, 16, 16),
     "google/gemma-2b": _gemma(2048, 16384, 18, 8, 1),
+    "google/gemma-2-9b": _gemma2(3584, 14336, 42, 16, 8),
+    "google/gemma-2-2b": _gemma2(2304, 9216, 26, 8, 4),
+    "google/gemma-2-9b-it": _gemma2(3584, 14336, 42, 16, 8),
+    "google/gemma-2-2b-it": _gemma2(2304, 9216, 26, 8, 4),
+    "google/gemma-3-12b-it": _gemma3(3840, 15360, 48, 16, 8, 262208, 131072, 1024, factor=8.0),
+    "google/gemma-3-1b-it": _gemma3(1152, 6912, 26, 4, 1, 262144, 32768, 512),
     "facebook/opt-13b": _opt(5120, 40, 40),
     "facebook/opt-125m": _opt(768, 12, 12),
     "Salesforce/codegen-16B-mono": _codegen(6144, 34, 24, 64),
@@ -155,7 +192,8 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def configuration(model: str) -> Any:
-    """transformers' configuration of a model: a built-in one, or a local folder's config.json.
+    """transformers' configuration of a model: a built-in one, or a local folder's config.json; of one
+    that sees too, its text part's.
 
     Raises:
         InputError: it is neither, or the file cannot be read.
@@ -172,7 +210,10 @@ def configuration(model: str) -> Any:
             "a config.json.",
         )
     try:
-        return transformers.AutoConfig.from_pretrained(model, local_files_only=True)
+        whole = transformers.AutoConfig.from_pretrained(model, local_files_only=True)
+        part = whole.get_text_config()
+        part.dtype = part.dtype or whole.dtype
+        return part
     except Exception as error:  # each architecture complains in its own way
         raise InputError(
             f"{model}/config.json cannot be read: {next(iter(str(error).splitlines()), '')}",

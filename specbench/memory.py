@@ -30,6 +30,9 @@ from specbench.pairs import LoadFormat, PairSpec
 from specbench.sampling.policy import make_policy
 from specbench.scenario import Case
 
+CAPPED_BYTES = 8
+"""Of a capped score: itself, its softmax in float32, and that in the model's dtype."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -45,6 +48,7 @@ class Shape:
         encoder: of a speech model, what two encoders must have in common to be one; None: it reads.
         encoder_parameters: those of the parameters that are its encoder's.
         frames: of the encoder's output, which the decoder's layers keep keys and values of.
+        capped_heads: query heads whose scores lie in memory, because the model caps them.
     """
 
     parameters: int
@@ -57,6 +61,7 @@ class Shape:
     encoder: tuple[int, ...] | None = None
     encoder_parameters: int = 0
     frames: int = 0
+    capped_heads: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -64,13 +69,17 @@ class Shape:
         return self.parameters * self.itemsize
 
     def cache_bytes(self, batch_size: int, capacity: int) -> int:
-        """Of keys and values; one slot more than the capacity takes what is written nowhere."""
+        """Of keys and values; one slot more than the capacity takes what is written nowhere.
+
+        A layer with a sliding window keeps all positions too, those behind it included.
+        """
         numbers = 2 * self.layers * self.key_value_heads * self.head_size
         return numbers * self.itemsize * (capacity + 1 + self.frames) * batch_size
 
-    def activation_bytes(self, tokens: int) -> int:
-        """Of a forward of so many tokens, all sequences' together."""
-        return self.width * self.itemsize * tokens
+    def activation_bytes(self, tokens: int, capacity: int) -> int:
+        """Of a forward of so many tokens, all sequences' together, which attend to so many slots."""
+        scores = CAPPED_BYTES * self.capped_heads * capacity
+        return (self.width * self.itemsize + scores) * tokens
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,8 @@ def needed(case: Case, target: Shape, draft: Shape) -> Memory:
     caches = target.cache_bytes(case.batch_size, slots)
     if gamma:
         caches += draft.cache_bytes(case.batch_size, slots)
-    logits = case.batch_size * (2 * gamma + 1) * target.vocabulary * target.itemsize
+    vocabulary = min(target.vocabulary, draft.vocabulary)
+    logits = case.batch_size * (2 * gamma + 1) * vocabulary * target.itemsize
     longest = max(case.prompt_tokens or (0,))
     piece = longest if case.engine == "transformers" else prefill_width(case.batch_size)
     fed = case.batch_size * max(gamma + 1, min(longest, piece))
@@ -124,7 +134,7 @@ def needed(case: Case, target: Shape, draft: Shape) -> Memory:
     weights = target.weight_bytes + draft.weight_bytes
     if target.encoder and target.encoder == draft.encoder:
         weights -= draft.encoder_parameters * draft.itemsize  # one hears for both
-    return Memory(weights, caches, logits, target.activation_bytes(fed))
+    return Memory(weights, caches, logits, target.activation_bytes(fed, slots))
 
 
 def check_fits(
@@ -206,6 +216,7 @@ def shape(model: str, dtype: str, device: str, load_format: LoadFormat) -> Shape
         vocabulary=vocabulary,
         itemsize=_dtype(config, dtype, device, load_format).itemsize,
         width=3 * _feed_forward(config) + 6 * hidden,
+        capped_heads=heads if getattr(config, "attn_logit_softcapping", None) else 0,
         **(_encoder(config) if hears else {}),
     )
 

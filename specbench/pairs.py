@@ -76,6 +76,9 @@ _HUB = (
     ("qwen3-8b/qwen3-0.6b", "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"),
     ("qwen3-8b-base/qwen3-0.6b-base", "Qwen/Qwen3-8B-Base", "Qwen/Qwen3-0.6B-Base"),
     ("gemma-7b/gemma-2b", "google/gemma-7b", "google/gemma-2b"),
+    ("gemma-2-9b/gemma-2-2b", "google/gemma-2-9b", "google/gemma-2-2b"),
+    ("gemma-2-9b-it/gemma-2-2b-it", "google/gemma-2-9b-it", "google/gemma-2-2b-it"),
+    ("gemma-3-12b-it/gemma-3-1b-it", "google/gemma-3-12b-it", "google/gemma-3-1b-it"),
     ("opt-13b/opt-125m", "facebook/opt-13b", "facebook/opt-125m"),
     (
         "codegen-16b-mono/codegen-350m-mono",
@@ -85,7 +88,8 @@ _HUB = (
 )
 
 
-_CHATS = {name for name, *_ in _HUB if "-instruct" in name} | {"qwen3-8b/qwen3-0.6b"}
+_CHATS = {name for name, *_ in _HUB if name.endswith(("-instruct", "-it"))}
+_CHATS.add("qwen3-8b/qwen3-0.6b")
 """Of these the targets that were trained to chat."""
 
 
@@ -504,8 +508,33 @@ def _load_model(model: str, device: str, dtype: str) -> Any:
 
     loaded, missing = _weights(AutoModelForCausalLM, model, device, dtype)
     _refuse_missing(model, missing)
+    loaded = _text_part(model, loaded)
     with _within_memory(model, device):
         return loaded.to(device).eval()
+
+
+def _text_part(name: str, model: Any) -> Any:
+    """What reads and writes of a model that sees too (Gemma 3 from 4B on), as a model of its own.
+
+    transformers loads the whole; what sees is left behind before anything is on the device.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = model.config.get_text_config()
+    if config is model.config:
+        return model
+    with torch.device("meta"):
+        part = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+    setattr(part, part.base_model_prefix, model.get_decoder())
+    part.set_output_embeddings(model.get_output_embeddings())
+    part.config, part.generation_config = config, model.generation_config
+    if any(one.is_meta for one in (*part.parameters(), *part.buffers())):
+        raise InputError(
+            f"{name} has a text part that cannot be taken out of {type(model).__name__}",
+            "Choose a causal language model, which reads and writes text alone.",
+        )
+    return part
 
 
 def _load_speech_model(model: str, device: str, dtype: str) -> tuple[Any, bool]:

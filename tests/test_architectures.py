@@ -25,6 +25,7 @@ from specbench.sampling.registry import get_method
 
 # As the hub counts the stored tensors, tied embeddings once; of CodeGen 16B and BASS, as their papers
 # say. "350M" is a name: CodeGen's paper gives 20 layers, width 1024 and 51200 tokens, which make 357 M.
+# Of Gemma 3 12B without what sees, as KerasHub counts its text model, which has 64 rows of 3840 less.
 PUBLISHED = {
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
     "meta-llama/Llama-2-13b-hf": 13_015_864_320,
@@ -45,6 +46,12 @@ PUBLISHED = {
     "Qwen/Qwen3-0.6B-Base": 596_049_920,
     "google/gemma-7b": 8_537_680_896,
     "google/gemma-2b": 2_506_172_416,
+    "google/gemma-2-9b": 9_241_705_984,
+    "google/gemma-2-2b": 2_614_341_888,
+    "google/gemma-2-9b-it": 9_241_705_984,
+    "google/gemma-2-2b-it": 2_614_341_888,
+    "google/gemma-3-12b-it": 11_766_034_176,
+    "google/gemma-3-1b-it": 999_885_952,
     "facebook/opt-13b": 12_853_473_280,
     "facebook/opt-125m": 125_239_296,
     "Salesforce/codegen-16B-mono": 16_100_000_000,
@@ -73,7 +80,8 @@ PUBLISHED = {
 # One of each family, and each way of turning positions into angles.
 FAMILIES = [
     "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-3.2-1B", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen3-8B",
-    "google/gemma-2b", "facebook/opt-125m", "Salesforce/codegen-350M-mono",
+    "google/gemma-2b", "google/gemma-2-2b", "google/gemma-3-12b-it", "facebook/opt-125m",
+    "Salesforce/codegen-350M-mono",
 ]  # fmt: skip
 
 
@@ -84,8 +92,10 @@ def tiny(model):
         "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 99,
         "max_position_embeddings": 128, "intermediate_size": 96, "ffn_dim": 96,
         "word_embed_proj_dim": 64, "num_key_value_heads": 2, "head_dim": 16, "rotary_dim": 8,
-        "layer_types": ["full_attention"] * 2,
+        "layer_types": ["full_attention"] * 2, "sliding_window": 4,
     }  # fmt: skip
+    if getattr(config, "sliding_window", None):
+        small["layer_types"] = ["sliding_attention", "full_attention"]
     for name, value in small.items():
         if getattr(config, name, None) is not None:
             setattr(config, name, value)

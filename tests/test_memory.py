@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,19 @@ class TestCapacity:
 class TestNeeded:
     TARGET = Shape(1000, 3, 2, 8, vocabulary=50, itemsize=2, width=7)
     DRAFT = Shape(100, 1, 2, 4, vocabulary=50, itemsize=2, width=5)
+
+    def test_capped_scores_lie_in_memory(self):
+        """3 heads of 8 bytes for each of 4·512 tokens and 704 slots."""
+        capped = replace(self.TARGET, capped_heads=3)
+        one, other = (
+            needed(case(batch_size=4), shape, self.DRAFT).activations
+            for shape in (capped, self.TARGET)
+        )
+        assert one - other == 3 * 8 * 2048 * 704
+
+    def test_of_two_vocabularies_the_smaller_is_decided_over(self):
+        wide = replace(self.TARGET, vocabulary=64)
+        assert needed(case(), wide, self.DRAFT).logits == 11 * 50 * 2
 
     def test_by_hand(self):
         """Target: 2·3·2·8·2 = 192 bytes a slot; draft: 2·1·2·4·2 = 32; 704 + 1 slots, 4 sequences."""
@@ -105,6 +120,8 @@ class TestShapes:
         [
             ("meta-llama/Llama-3.1-8B", 8, 128),
             ("google/gemma-2b", 1, 256),
+            ("google/gemma-2-2b", 4, 256),
+            ("google/gemma-3-12b-it", 8, 256),
             ("Qwen/Qwen3-0.6B", 8, 128),
             ("Qwen/Qwen2.5-0.5B", 2, 64),
             ("facebook/opt-125m", 12, 64),

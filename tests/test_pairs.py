@@ -217,6 +217,105 @@ class TestTokenizers:
         assert pair.draft.config.vocab_size == 272
 
 
+@pytest.fixture(scope="module")
+def seeing_folders(tmp_path_factory, tiny_pair):
+    """A target that sees, and a draft of text alone, with the same tokenizer."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_pair.target)
+    root = tmp_path_factory.mktemp("gemma3")
+    text = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"], "initializer_range": 0.25,
+        "query_pre_attn_scalar": 8, "max_position_embeddings": 512,
+    }  # fmt: skip
+    eye = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "image_size": 28,
+        "num_attention_heads": 2, "patch_size": 14,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    whole = transformers.Gemma3ForConditionalGeneration(
+        transformers.Gemma3Config(
+            text_config=text | {"vocab_size": len(tokenizer) + 64},
+            vision_config=eye, mm_tokens_per_image=4,
+        )
+    )  # fmt: skip
+    whole.generation_config.eos_token_id = [2, 7]
+    small = transformers.Gemma3TextConfig(**text, vocab_size=len(tokenizer))
+    models = {"target": whole, "draft": transformers.Gemma3ForCausalLM(small)}
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root / "target", root / "draft"
+
+
+@pytest.fixture(scope="module")
+def seeing_pair(seeing_folders):
+    return load_pair(get_pair("+".join(map(str, seeing_folders))), "cpu", "float32")
+
+
+class TestTextParts:
+    """Gemma 3 from 4B on sees as well as it reads, and has 64 rows more than its tokenizer has tokens."""
+
+    def test_what_sees_is_left_behind(self, seeing_folders, seeing_pair):
+        import transformers
+
+        whole = transformers.AutoModelForCausalLM.from_pretrained(seeing_folders[0]).eval()
+        assert type(seeing_pair.target) is type(seeing_pair.draft) is transformers.Gemma3ForCausalLM
+        eye = sum(
+            weight.numel()
+            for name, weight in whole.named_parameters()
+            if "language_model" not in name
+        )
+        assert seeing_pair.target.num_parameters() == whole.num_parameters() - eye
+        assert eye > 0
+        assert seeing_pair.target.lm_head.weight is seeing_pair.target.model.embed_tokens.weight
+        assert seeing_pair.eos_tokens == (2, 7)
+        tokens = torch.arange(3, 33)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(seeing_pair.target(tokens).logits, whole(tokens).logits)
+
+    def test_is_what_memory_is_reckoned_for(self, seeing_folders, seeing_pair):
+        from specbench.memory import shape
+
+        for folder, model in zip(
+            seeing_folders, (seeing_pair.target, seeing_pair.draft), strict=True
+        ):
+            found = shape(str(folder), "auto", "cpu", "auto")
+            assert found.weight_bytes == sum(one.nbytes for one in model.parameters())
+            assert (found.layers, found.key_value_heads, found.head_size) == (2, 2, 8)
+
+    @pytest.mark.parametrize("name", ["native", "transformers"])
+    def test_decodes(self, seeing_pair, name):
+        """Greedily, past the window, as transformers does with the rows that are tokens."""
+        from specbench.engine.batch import Request
+        from specbench.engine.decoding import Decoding
+        from specbench.engine.model import CausalModel
+        from specbench.engine.native import NativeEngine
+        from specbench.engine.transformers import TransformersEngine
+        from specbench.sampling.policy import make_policy
+        from specbench.sampling.registry import get_method
+
+        engine = {"native": NativeEngine, "transformers": TransformersEngine}[name]
+        models = CausalModel(seeing_pair.target), CausalModel(seeing_pair.draft)
+        [found] = engine(*models, []).generate(
+            [Request((3, 4, 5, 6, 7))], get_method("fused"), make_policy("3"),
+            Decoding(20, temperature=0.0),
+        )  # fmt: skip
+        tokens = [3, 4, 5, 6, 7]
+        for _ in range(20):
+            with torch.no_grad():
+                row = seeing_pair.target(torch.tensor([tokens]), use_cache=False).logits[0, -1]
+            tokens.append(int(row[: len(seeing_pair.tokenizer)].argmax()))
+        assert found.tokens == tokens[5:]
+
+    def test_dummies_are_of_the_text_part_too(self, seeing_folders, seeing_pair):
+        found = load_pair(get_pair("+".join(map(str, seeing_folders))), "cpu", "float32", "dummy")
+        assert type(found.target) is type(seeing_pair.target)
+        assert found.target.num_parameters() == seeing_pair.target.num_parameters()
+
+
 class TestEndTokens:
     @pytest.mark.parametrize(
         ("said", "expected"), [(None, (2,)), (7, (7,)), ([2, 7], (2, 7)), (0, (0,))]

@@ -121,6 +121,7 @@ class StandIn:
         listener: gives the seeds, and hears of the steps.
         dice: overrule the method; None leaves it to that.
         verifiers: made before, by the shape of the rows; more are added. Making one takes time.
+        vocab_size: ids from this one on are masked in the target's rows, and left out; None: none are.
     """
 
     def __init__(
@@ -131,13 +132,14 @@ class StandIn:
         listener: Listener,
         dice: SyntheticAcceptance | None = None,
         verifiers: Verifiers | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         self.has_drafts = False
         """Whether the last drafts have not been decided about."""
         self._method, self._sigmoid_range = method, sigmoid_range
         self._watch, self._listener, self._dice = watch, listener, dice
         self._verifiers: Verifiers = {} if verifiers is None else verifiers
-        self._seeds = torch.empty(0)
+        self._vocab_size, self._seeds = vocab_size, torch.empty(0)
         self._greedy = self._has_begun = False
 
     def begin(self, target: Any, drafter: Any, config: Any) -> None:
@@ -230,7 +232,8 @@ class StandIn:
         gamma, held = candidate_length, candidate_input_ids.shape[1] - candidate_length
         drafts = candidate_input_ids[:, held:]
         positions = torch.full_like(self._seeds, held)
-        result = self._verify(new_logits, _fitted(candidate_logits, new_logits), drafts, positions)
+        rows = new_logits[:, :, : self._vocab_size]
+        result = self._verify(rows, _fitted(candidate_logits, rows), drafts, positions)
         result = self._overrule(result, drafts, positions)
         # One wait for the device: the loop needs the count on the host.
         accepted, *tokens = torch.cat([result.num_accepted[:, None], result.tokens], 1)[0].tolist()

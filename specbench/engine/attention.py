@@ -3,6 +3,9 @@
 PAD: one attention for the whole batch, as wide as its longest sequence; a mask hides what a shorter
 one does not have. SPLIT: one attention for each sequence, as wide as that sequence. SPLIT reads
 less where lengths differ, and launches more.
+
+A model that caps its scores (Gemma 2) has them computed operation by operation, since torch's fused
+attention cannot: see `_attend_capped` for what that costs.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ def attend_padded(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """One attention for all sequences.
@@ -52,22 +56,23 @@ def attend_padded(
         key, value: (B, H', W, D) where H' divides H: a key head serves H / H' query heads in turn.
         attention_mask: (B, 1, T, W), added to the scores; None if it is not the engine that calls.
         scaling: of the scores; None is 1/√D.
+        softcap: c of scores that become c·tanh(scores / c); None leaves them as they are.
         kwargs: what other implementations take.
 
     Returns:
         (B, T, H, D), and None for the weights, which nobody asks for.
 
     Raises:
-        NotImplementedError: the model wants its scores capped, or sinks beside its keys.
+        NotImplementedError: the model wants sinks beside its keys.
     """
     _refuse_more(kwargs)
     key, value = _placed(module, key, value)
-    if attention_mask is None:
+    if attention_mask is None and softcap is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, None, scaling=scaling, **kwargs
         )
         return found
-    return _attend(query, key, value, attention_mask, scaling), None
+    return _attend(query, key, value, attention_mask, scaling, softcap), None
 
 
 def attend_split(
@@ -77,6 +82,7 @@ def attend_split(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """One attention for each sequence, over as many slots as `kwargs[WINDOWS]` says for it.
@@ -86,12 +92,12 @@ def attend_split(
     _refuse_more(kwargs)
     windows: Sequence[int] | None = kwargs.get(WINDOWS)
     if windows is None or attention_mask is None:
-        return attend_padded(module, query, key, value, attention_mask, scaling, **kwargs)
+        return attend_padded(module, query, key, value, attention_mask, scaling, softcap, **kwargs)
     key, value = _placed(module, key, value)
     found = [
         _attend(
             query[i : i + 1], key[i : i + 1, :, :window], value[i : i + 1, :, :window],
-            attention_mask[i : i + 1, :, :, :window], scaling,
+            attention_mask[i : i + 1, :, :, :window], scaling, softcap,
         )
         for i, window in enumerate(windows)
     ]  # fmt: skip
@@ -105,15 +111,22 @@ def _placed(module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _refuse_more(wanted: Mapping[str, Any]) -> None:
-    for name, what in (("softcap", "caps its attention scores"), ("s_aux", "has attention sinks")):
-        if wanted.get(name) is not None:
-            raise NotImplementedError(f"this model {what}, which the engine does not know")
+    if wanted.get("s_aux") is not None:
+        raise NotImplementedError("this model has attention sinks, which the engine does not know")
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
 ) -> Tensor:
     """torch's attention over heads that share keys, in the layout that it is fastest in."""
+    if softcap is not None:
+        return _attend_capped(query, key, value, mask, scaling, softcap)
+    assert mask is not None
     batch, heads, length, width = query.shape
     groups = heads // key.shape[1]
     is_half = query.dtype in HALF
@@ -133,6 +146,42 @@ def _attend(
             mask = mask.repeat(1, 1, groups, 1)
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, heads, length, value.shape[-1]).transpose(1, 2).contiguous()
+
+
+def _attend_capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float,
+) -> Tensor:
+    """Attention with capped scores (Gemma 2, 2408.00118, section 2), the softmax in float32.
+
+    All scores lie in memory, up to 8 bytes for each head, query and slot, and nine operations read or
+    write them, where fused attention keeps them on the chip. That is little beside the weights in a step
+    of a few tokens, and much in a prompt of thousands.
+
+    Args:
+        mask: also, from whoever calls the model himself, of bool, where False hides; or None, if a query
+            sees all up to its own place and the last query is at the last slot.
+    """
+    batch, heads, length, width = query.shape
+    shared = query.reshape(batch, key.shape[1], -1, width)  # as more queries of each key head
+    scores = shared @ key.transpose(2, 3)
+    scores = scores.view(batch, key.shape[1], -1, length, key.shape[2])
+    scores = scores.mul_(width**-0.5 if scaling is None else scaling)
+    scores = scores.div_(softcap).tanh_().mul_(softcap)
+    if mask is None:
+        mask = torch.ones_like(scores[:1, 0, :1], dtype=torch.bool).tril(key.shape[2] - length)
+    if mask.dtype == torch.bool:
+        scores = scores.masked_fill_(~mask[:, None], torch.finfo(scores.dtype).min)
+    else:
+        scores = scores.add_(mask[:, None])
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=wide).to(value.dtype)
+    out = weights.view(batch, key.shape[1], -1, key.shape[2]) @ value
+    return out.view(batch, heads, length, value.shape[-1]).transpose(1, 2).contiguous()
 
 
 # Asked of a compiler's trace too, which takes a bool for a constant, but not what it is made of.

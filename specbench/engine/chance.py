@@ -19,7 +19,7 @@ from specbench.sampling.cuda_methods import KernelSampler
 from specbench.sampling.philox import Purpose
 from specbench.sampling.registry import Method
 from specbench.sampling.step import Numbers
-from specbench.sampling.verifier import Verification, Verifier, draw_numbers
+from specbench.sampling.verifier import Verification, Verifier, check_vocabulary, draw_numbers
 
 COLDEST_KEPT = 0.1
 """The lowest temperature at which the draft's log-normalisers are kept for verification: there their
@@ -132,9 +132,14 @@ class Tools:
         return self._verifiers[key]
 
     def sampler(self, batch: Slots, draws: int, temperature: float) -> Sampler:
-        """One for steps that draw so many tokens of each sequence at most."""
+        """One for steps that draw so many tokens of each sequence at most.
+
+        Raises:
+            InputError: on a GPU, the vocabulary is larger than a kernel takes.
+        """
         if self._device.type != "cuda":
             return TorchSampler(batch, draws, self.vocab_size, temperature)
+        check_vocabulary(self.vocab_size)
         if batch.size not in self._samplers:
             self._samplers[batch.size] = KernelSampler(
                 batch.size, self.vocab_size, self._dtype, self._device

@@ -13,6 +13,7 @@ from specbench.engine.attention import PAD, SPLIT, WINDOWS, implementation
 from specbench.engine.cache import BUCKET, RaggedCache, causal_mask
 from specbench.engine.compiled import CompiledModel
 from specbench.engine.sight import Sight
+from specbench.engine.sliding import FULL, SLIDING, sliding, window_of
 from specbench.errors import InputError
 
 
@@ -27,13 +28,17 @@ class CausalModel:
     """
 
     def __init__(self, model: Any) -> None:
-        _check_attention(model.config)
+        config = model.config.get_text_config()
+        _check_attention(config)
         self.model = model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.parameters = int(model.num_parameters())
-        self.max_positions = _longest_context(model.config)
+        self._sliding = sliding(model)
+        # A window that the model cuts by itself, counted from the last slot that is read.
+        self._window = None if self._sliding else window_of(config)
+        self.max_positions = _longest_context(config, self._window)
         # An older architecture has its own attention, which adds the mask as it should.
         self.has_our_attention = bool(getattr(model, "_supports_attention_backend", True))
         self._compiled: CompiledModel | None = None
@@ -78,9 +83,10 @@ class CausalModel:
         Returns:
             (B, T or keep, V) in the model's dtype.
         """
+        width = min(max(windows), self._window or cache.capacity)
         if sight is None:
-            sight = self.look(positions, max(windows), cache.capacity)
-        cache.place(positions, max(windows), rows)
+            sight = self.look(positions, width, cache.capacity)
+        cache.place(positions, width, rows)
         self._attend_by(attention)
         more = {WINDOWS: tuple(windows)} if attention == SPLIT else {}
         return self._logits(
@@ -94,8 +100,12 @@ class CausalModel:
         )
 
     def look(self, positions: Tensor, window: int, nowhere: int) -> Sight:
-        """What tokens at (B, T) positions see of the first slots of a cache: those up to their own."""
-        mask = causal_mask(positions, min(window, nowhere), self.dtype)
+        """What tokens at (B, T) positions see of the first slots of a cache: those up to their own, and
+        in a layer that slides those of its window."""
+        width = min(window, self._window or nowhere, nowhere)
+        mask: Any = causal_mask(positions, width, self.dtype)
+        if self._sliding is not None:
+            mask = self._sliding.masks(mask, positions, nowhere)
         return Sight(positions.masked_fill(positions == nowhere, 0), mask)
 
     def _logits(self, cache: RaggedCache, keep: int, compiled: bool, **inputs: Any) -> Tensor:
@@ -122,20 +132,12 @@ class CausalModel:
         return partial(self._compiled, cache)
 
 
-def _longest_context(config: Any) -> int | None:
-    """Tokens up to which the model is itself: its positions, or its sliding window if that is less.
-
-    The ragged mask lets every token see all before it, which is a sliding window's own law only while
-    the sequence fits into it.
-    """
-    kinds = getattr(config, "layer_types", None)
-    slides = any(kind == "sliding_attention" for kind in kinds) if kinds else True
-    is_local = "local" in (getattr(config, "attention_layers", None) or ())  # GPT-Neo
+def _longest_context(config: Any, window: int | None) -> int | None:
+    """Tokens up to which the model is itself: its positions, or a window that no mask can tell it."""
     limits = [
         getattr(config, "max_position_embeddings", None),
         getattr(config, "max_target_positions", None),  # a speech model's decoder
-        getattr(config, "sliding_window", None) if slides else None,
-        getattr(config, "window_size", None) if is_local else None,
+        window,
     ]
     return min((int(limit) for limit in limits if limit), default=None)
 
@@ -143,11 +145,16 @@ def _longest_context(config: Any) -> int | None:
 def _check_attention(config: Any) -> None:
     name = config.architectures[0] if getattr(config, "architectures", None) else config.model_type
     kinds = set(getattr(config, "layer_types", None) or ())
-    others = kinds - {"full_attention", "sliding_attention"}
+    others = kinds - {FULL, SLIDING}
     if others:
         raise InputError(
             f"{name} has layers of {', '.join(sorted(others))}, which the engine does not know",
             "Choose a model with full or sliding attention.",
+        )
+    if getattr(config, "use_bidirectional_attention", None) is True:
+        raise InputError(
+            f"{name} lets a token see what follows it, so it cannot write one after the other",
+            "Choose a model that was trained to write.",
         )
     if getattr(config, "alibi", False) or config.model_type == "bloom":
         raise InputError(

@@ -59,9 +59,11 @@ class NativeEngine:
         contexts = [model.max_positions for model in (target, draft)]
         self.max_positions = min((limit for limit in contexts if limit), default=None)
         """Tokens a sequence may hold: what both models can take; None if neither says."""
-        self._tools = Tools(target.vocab_size, target.dtype, target.device)
+        # Ids that only one of them has are nobody's tokens: they pad an embedding.
+        vocab_size = min(target.vocab_size, draft.vocab_size)
+        self._tools = Tools(vocab_size, target.dtype, target.device)
         self._suppression = (
-            Suppression(*suppressed, target.vocab_size, target.device) if any(suppressed) else None
+            Suppression(*suppressed, vocab_size, target.device) if any(suppressed) else None
         )
         self._workspace: Workspace | None = None
 

@@ -71,7 +71,7 @@ class Steps:
         execution: Execution,
         suppression: Suppression | None = None,
     ) -> None:
-        self._target, self._draft = target, draft
+        self._target, self._draft, self._vocab_size = target, draft, tools.vocab_size
         self._room, self._slots, self._execution = room, room.slots, execution
         self._decoding, self._plain = decoding, most_drafts == 0
         self._suppression = suppression
@@ -313,16 +313,15 @@ class Steps:
         keep: int = 0,
     ) -> Tensor:
         """The one place where either model's logits become what is sampled from and verified."""
-        decoding, target = self._decoding, self._target
+        decoding = self._decoding
         positions = self._room.positions[:, columns]
         raw = side.model.forward(
             tokens, positions, side.cache, windows, keep=keep, attention=self._execution.attention,
             compiled=self._execution.mode == COMPILED, sight=side.sight.part(columns, max(windows)),
         )  # fmt: skip
         return process(
-            raw.to(target.dtype), target.vocab_size, self._temperature, decoding.top_k, decoding.top_p,
-            shared=min(target.vocab_size, self._draft.vocab_size),
-            suppressed=self._suppressed(positions[:, -keep:]),
+            raw.to(self._target.dtype), self._vocab_size, self._temperature, decoding.top_k,
+            decoding.top_p, suppressed=self._suppressed(positions[:, -keep:]),
         )  # fmt: skip
 
     def _suppressed(self, positions: Tensor) -> Tensor | None:

@@ -62,8 +62,6 @@ from specbench.errors import InputError
 from specbench.sampling.policy import Fixed, GammaPolicy, Heuristic
 from specbench.sampling.registry import Method
 
-OWN_ATTENTION = "sdpa"
-"""What transformers itself would take for models that can attend as the native engine does."""
 DRAFTING = 0x5D1A_F7ED_0B5E_55ED
 """Makes the seed of torch's generator another one than the verifier's: on a GPU both are Philox."""
 
@@ -191,8 +189,9 @@ class TransformersEngine:
 
     def _assisted(self, call: partial[list[int]], task: _Task) -> list[int]:
         stand_in = StandIn(
-            task.method, task.decoding.sigmoid_range, task.watch, task, task.dice, self._verifiers
-        )
+            task.method, task.decoding.sigmoid_range, task.watch, task, task.dice, self._verifiers,
+            min(self.target.vocab_size, self.draft.vocab_size),
+        )  # fmt: skip
         with standing_in(stand_in):
             tokens = call(assistant_model=self.draft.model)
             stand_in.end()
@@ -310,7 +309,8 @@ class TransformersEngine:
         """The native engine leaves its own attention behind, which this is not to be timed with."""
         for model in (self.target.model, self.draft.model):
             if str(model.config._attn_implementation).startswith("specbench_"):
-                model.set_attn_implementation(OWN_ATTENTION)
+                # What transformers itself would take: its "sdpa" cannot cap scores (Gemma 2).
+                model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
 
 
 def _check(execution: Execution, policy: GammaPolicy, size: int | None) -> None:

@@ -59,7 +59,8 @@ class Workspace:
         most_drafts: of a step.
 
     Attributes:
-        draft_logits: (B, most_drafts, V), the rows that the drafts were drawn from.
+        draft_logits: (B, most_drafts, V), the rows that the drafts were drawn from; V is the smaller of
+            the models' vocabularies.
         target_logits: (B, most_drafts + 1, V).
         offered: (B,) int64, the step's drafts that are worth verifying.
         positions: (B, BEHIND + most_drafts) int64, where a step's tokens stand.
@@ -83,8 +84,9 @@ class Workspace:
         self.target_cache, self.draft_cache = (
             model.new_cache(size, self.capacity) for model in (target, draft)
         )
+        vocab_size = min(target.vocab_size, draft.vocab_size)
         self.draft_logits, self.target_logits = (
-            torch.zeros(size, rows, target.vocab_size, dtype=target.dtype, device=device)
+            torch.zeros(size, rows, vocab_size, dtype=target.dtype, device=device)
             for rows in (most_drafts, most_drafts + 1)
         )
         self.offered = torch.zeros(size, dtype=torch.int64, device=device)

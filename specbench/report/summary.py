@@ -154,13 +154,16 @@ def _rates(line: dict[str, Any], ok: Columns, batches: _Batches) -> dict[str, fl
     # What was accepted by the throw of a die is no model's text.
     real = pd.isna(line["synthetic_acceptance"])
     quality = stats.weighted_mean(ok["metric_value"], ok["metric_weight"]) if real else stats.NAN
+    verify_s = np.nansum(
+        ok["verify_s"]
+    )  # 0: where nothing is drafted, transformers verifies nothing
     return {
         "wall_s": float(wall_s.sum()) if len(wall_s) else stats.NAN,
         "tau": stats.mean_acceptance_length(line["new_tokens"], line["verify_steps"]),
         "alpha": stats.acceptance_rate(line["drafted"], line["accepted"]),
         "tokens_per_s": stats.tokens_per_s(tokens.sum(), wall_s.sum()),
         "tokens_per_s_spread": stats.median_and_spread(speeds)[1],
-        "verify_share": stats.verify_share(np.nansum(ok["verify_s"]), np.nansum(ok["wall_s"])),
+        "verify_share": stats.verify_share(verify_s or stats.NAN, np.nansum(ok["wall_s"])),
         "host_gap_share": stats.host_gap_share(np.nansum(gap_s), wall_s[~np.isnan(gap_s)].sum()),
         "mfu": stats.weighted_mean(batches.mfu, wall_s),
         "rtf": stats.real_time_factor(wall_s.sum(), ok["audio_s"].sum()),
@@ -275,6 +278,7 @@ def _step_times(ok: Columns) -> dict[str, float]:
     for name in _TIMES:
         lists = [steps for steps in ok[name] if steps is not None]
         steps = np.concatenate(lists) if lists else np.empty(0)
+        steps = steps[steps != 0]  # where there was no such phase
         column = name.removeprefix("step_")
         times[column], times[f"{column}_spread"] = stats.median_and_spread(steps)
     return times

@@ -28,7 +28,7 @@ def process(
 
     Args:
         logits: (B, T, V') of either model.
-        vocab_size: V of the target. Missing entries (padded embeddings differ in size) become −inf,
+        vocab_size: V, of what comes out. Missing entries (padded embeddings differ in size) become −inf,
             surplus ones are dropped.
         shared: entries from this one on, which only one of the models has and no tokenizer
             produces, become −inf; None masks none.
@@ -40,9 +40,9 @@ def process(
     Returns:
         (B, T, V), same dtype.
     """
-    if logits.shape[-1] != vocab_size:
-        missing = max(0, vocab_size - logits.shape[-1])
-        logits = pad(logits[..., :vocab_size], (0, missing), value=-torch.inf)
+    if (missing := vocab_size - logits.shape[-1]) > 0:
+        logits = pad(logits, (0, missing), value=-torch.inf)
+    logits = logits[..., :vocab_size]
     if shared is not None and shared < vocab_size:
         surplus = torch.arange(vocab_size, device=logits.device) >= shared
         logits = logits.masked_fill(surplus, -torch.inf)

@@ -135,7 +135,7 @@ class Verifier:
         self.dtype, self.device = dtype, _with_index(torch.device(device))
         self._kernel: KernelVerifier | None = None
         if kernel := self.method.kernel_on(self.device):
-            _check_vocabulary(vocab_size)
+            check_vocabulary(vocab_size)
             self._kernel = KernelVerifier(kernel, batch_size, gamma, vocab_size, dtype, self.device)
             self._result = Verification(self._kernel.tokens, self._kernel.accepted)
 
@@ -454,7 +454,12 @@ def _check_values(
     )
 
 
-def _check_vocabulary(vocab_size: int) -> None:
+def check_vocabulary(vocab_size: int) -> None:
+    """Refuses a vocabulary that no kernel takes.
+
+    Raises:
+        InputError: it is larger than 262,144.
+    """
     _require(
         vocab_size <= MAX_VOCAB,
         f"vocab_size is {vocab_size}",

@@ -16,7 +16,7 @@ SHAPES = [
 ]
 
 
-def explicit(query, key, value, positions, scaling):
+def explicit(query, key, value, positions, scaling, softcap=None):
     """(B, T, H, D) in float64, one head after the other."""
     query, key, value = (one.double() for one in (query, key, value))
     groups = query.shape[1] // key.shape[1]
@@ -24,6 +24,8 @@ def explicit(query, key, value, positions, scaling):
     for head in range(query.shape[1]):
         keys, values = key[:, head // groups], value[:, head // groups]
         scores = query[:, head] @ keys.transpose(1, 2) * scaling
+        if softcap is not None:
+            scores = softcap * (scores / softcap).tanh()
         seen = torch.arange(key.shape[2], device=key.device) <= positions[:, :, None]
         out[:, head] = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values
     return out.transpose(1, 2)
@@ -54,6 +56,27 @@ def test_it_is_attention(shape, one_query_a_head, scaling, monkeypatch):
     out, _ = attention.attend_padded(None, query, key, value, mask, scaling)
     expected = explicit(query, key, value, positions, scaling or shape[-1] ** -0.5)
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("scaling", [None, 0.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scores_are_capped(shape, scaling):
+    query, key, value, mask, positions = draw(shape, torch.float64, "cpu")
+    out, _ = attention.attend_padded(None, query, key, value, mask, scaling, 0.7)
+    scale = scaling or shape[-1] ** -0.5
+    torch.testing.assert_close(out, explicit(query, key, value, positions, scale, 0.7))
+    assert not out.allclose(explicit(query, key, value, positions, scale))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [*SHAPES, (8, 16, 8, 6, 704, 256)])
+def test_scores_are_capped_on_a_gpu(shape, dtype):
+    query, key, value, mask, positions = draw(shape, dtype, "cuda")
+    out, _ = attention.attend_padded(None, query, key, value, mask, None, 2.0)
+    expected = explicit(query, key, value, positions, shape[-1] ** -0.5, 2.0)
+    bound = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 1e-4}[dtype]
+    assert float((out - expected).norm() / expected.norm()) < bound
 
 
 @pytest.mark.gpu

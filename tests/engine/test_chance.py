@@ -8,6 +8,7 @@ from specbench.engine.batch import Request
 from specbench.engine.chance import GpuSampler, Tools
 from specbench.engine.decoding import Decoding
 from specbench.engine.native import NativeEngine
+from specbench.errors import InputError
 from specbench.sampling import draft as drafting
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method
@@ -91,6 +92,14 @@ def test_plain_decoding_emits_nothing_from_a_row_without_a_normaliser(model, dra
     found = decode(target, draft, gamma="0")
     assert "no token to emit" in found[1].error
     assert [len(generation.tokens) for generation in found] == [18, 0, 18, 18]
+
+
+def test_a_vocabulary_that_no_kernel_takes_is_refused(target):
+    """Plain decoding needs no verifier, which would refuse it."""
+    room = NativeEngine(target, target, []).reserve(1, 8, 1)
+    tools = Tools(262_145, torch.float16, torch.device("cuda"))
+    with pytest.raises(InputError, match="262145"):
+        tools.sampler(room.slots, 1, 1.0)
 
 
 class TestKeptVerifiers:

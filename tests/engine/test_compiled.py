@@ -35,6 +35,11 @@ def breaks():
 def family(name, layers=3):
     sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": layers}
     heads = {"num_attention_heads": 2}
+    mixed = {
+        "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 32, "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"][:layers]
+        + ["full_attention"] * (layers - 3),
+    }  # fmt: skip
     torch.manual_seed(0)
     config = {
         "llama": lambda: transformers.LlamaConfig(**sizes, **heads, intermediate_size=32),
@@ -48,11 +53,18 @@ def family(name, layers=3):
         "codegen": lambda: transformers.CodeGenConfig(
             vocab_size=50, n_positions=80, n_embd=16, n_layer=layers, n_head=4, rotary_dim=4
         ),
+        "mistral": lambda: transformers.MistralConfig(
+            **sizes, **heads, num_key_value_heads=1, intermediate_size=32, sliding_window=8
+        ),
+        "gemma2": lambda: transformers.Gemma2Config(
+            **sizes, **heads, **mixed, attn_logit_softcapping=2.0, query_pre_attn_scalar=8
+        ),
+        "gemma3": lambda: transformers.Gemma3TextConfig(**sizes, **heads, **mixed),
     }[name]()
     return CausalModel(transformers.AutoModelForCausalLM.from_config(config).eval())
 
 
-FAMILIES = ["llama", "qwen2", "opt", "gpt_neox", "codegen"]
+FAMILIES = ["llama", "qwen2", "opt", "gpt_neox", "codegen", "mistral", "gemma2", "gemma3"]
 
 
 def steps(model, compiled):
@@ -83,7 +95,9 @@ def test_the_same_logits(name):
     assert breaks() == {}
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "opt", "gpt_neox"])
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen2", "opt", "gpt_neox", "mistral", "gemma2", "gemma3"]
+)
 def test_layers_share_their_code(name):
     counts = []
     for layers in (2, 5):

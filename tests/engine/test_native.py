@@ -124,6 +124,8 @@ def test_vocabularies_of_two_sizes(model, larger, smaller, gamma):
     for generation in decode(engine, gamma, prompts=prompts, tokens=60):
         assert len(generation.tokens) == 60
         assert max(generation.tokens) < 19
+    room = engine.reserve(1, 1, 0)
+    assert room.target_logits.shape[-1] == room.draft_logits.shape[-1] == 19
 
 
 @pytest.mark.parametrize("gamma", ["4", "heuristic", "bass"])
@@ -141,19 +143,6 @@ def test_models_with_learned_positions_stay_inside_them(gamma):
     found = decode(NativeEngine(gpt, gpt, []), gamma, prompts=prompts, tokens=20, temperature=0.0)
     for prompt, generation in zip(prompts, found, strict=True):
         assert generation.tokens == plain_greedy(gpt, prompt, 20)
-
-
-def test_a_sliding_window_limits_the_context():
-    """The ragged mask knows no window: the model is itself only up to there."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=23, hidden_size=16, num_hidden_layers=1, intermediate_size=16,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=8, sliding_window=12,
-    )  # fmt: skip
-    model = CausalModel(MistralForCausalLM(config).eval())
-    assert model.max_positions == 12
-    assert NativeEngine(model, model, []).max_positions == 12
 
 
 def test_no_random_number_is_used_twice(target, draft, monkeypatch):

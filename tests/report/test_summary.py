@@ -224,3 +224,13 @@ def test_under_refill_a_sequence_has_a_budget_of_its_own(write_run, row, refill,
 
 def test_a_file_without_the_ends_of_steps_has_no_tokens_within_a_budget(write_run, row):
     assert math.isnan(within_budget(write_run, [row()], 1.0))
+
+
+def test_a_phase_that_no_step_had_has_no_time(summary_of, row):
+    """transformers' loop verifies nothing where nothing is drafted."""
+    none = row(step_verify_us=[0.0] * 4, verify_s=0.0, gamma="0", case_id="none")
+    some = row(step_verify_us=[0.0, 8.0, 10.0, 0.0], verify_s=18e-6)
+    lines = summary_of([none, some])
+    assert math.isnan(lines["fused", "0"]["verify_us"])
+    assert math.isnan(lines["fused", "0"]["verify_share"])
+    assert lines["fused", "2"]["verify_us"] == 9.0
