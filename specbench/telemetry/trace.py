@@ -1,15 +1,18 @@
 """What the steps of a generation do, phase by phase, as torch.profiler saw it.
 
-The engine's marks stand in the trace as empty annotations. A kernel belongs to the phase in which the
-host launched it, wherever on the GPU's own clock it ran: so it is found also where the host runs ahead,
-and in a replayed CUDA graph, whose kernels all bear the replay's number.
+The engine's marks stand in the trace as annotations. A kernel belongs to the phase in which the host
+launched it, wherever on the GPU's own clock it ran: so it is found also where the host runs ahead, and in
+a replayed CUDA graph, whose kernels all bear the replay's number. Of some launches, a cooperative one by
+the driver among them, the trace has the kernel alone. Its number tells when that was: numbers rise with
+every call, and each mark makes one that the trace knows.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from bisect import bisect_right
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -58,6 +61,7 @@ class StepTrace:
         self._on_gpu = device.type == "cuda"
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * self._on_gpu
         self._recorded = profile(activities=activities)
+        self._flag = torch.zeros(1, device=device)
         self._events: list[dict[str, Any]] | None = None
 
     def __enter__(self) -> Self:
@@ -121,7 +125,8 @@ class StepTrace:
 
     def _mark(self, what: str) -> None:
         with record_function(MARK + what):
-            pass
+            if self._on_gpu:
+                self._flag.zero_()
 
 
 def phases(events: Sequence[dict[str, Any]]) -> list[PhaseWork]:
@@ -135,20 +140,42 @@ def phases(events: Sequence[dict[str, Any]]) -> list[PhaseWork]:
     for (_, begin, _), (end, _, what) in pairwise(marks):
         if what in get_args(Phase):
             found.append(PhaseWork(what, begin, end))
-    launched = {
-        event["args"]["correlation"]: event["ts"]
-        for event in events
-        if event.get("cat") in LAUNCHES and "correlation" in event.get("args", {})
-    }
+    launched = _Launches(events, [(begin, end) for begin, end, _ in marks])
     begins = [one.begin_us for one in found]
     for event in events:
         if event.get("cat") not in GPU_WORK:
             continue
-        at = launched.get(event.get("args", {}).get("correlation"))
+        at = launched.at_us(event.get("args", {}).get("correlation"))
         place = -1 if at is None else bisect_right(begins, at) - 1
         if place >= 0 and at is not None and at < found[place].end_us:
             found[place].work.append(event)
     return found
+
+
+class _Launches:
+    """When the host launched what, by the number that a launch and its kernels share."""
+
+    def __init__(
+        self, events: Iterable[dict[str, Any]], marks: Sequence[tuple[float, float]]
+    ) -> None:
+        self._times = {
+            int(event["args"]["correlation"]): float(event["ts"])
+            for event in events
+            if event.get("cat") in LAUNCHES and "correlation" in event.get("args", {})
+        }
+        self._numbers, self._marks = sorted(self._times), marks
+
+    def at_us(self, number: int | None) -> float | None:
+        """Of a launch that the trace does not have: right after the last that it has, or after the mark
+        that made that one. None if nothing is known."""
+        if number is None or number in self._times:
+            return None if number is None else self._times[number]
+        before = bisect_left(self._numbers, number) - 1
+        if before < 0 or before + 1 == len(self._numbers):
+            return None
+        at = self._times[self._numbers[before]]
+        mark = bisect_right(self._marks, (at, math.inf)) - 1
+        return max(at, self._marks[mark][1]) if mark >= 0 and at <= self._marks[mark][1] else at
 
 
 def tracks(found: Iterable[PhaseWork]) -> list[dict[str, Any]]:

@@ -178,10 +178,12 @@ def test_an_encoder_of_both_runs_once(pair, monkeypatch):
     target = pair[0]
     other = whisper(seed=3).to(target.device)
     decode(NativeEngine(target, SpeechModel(other), []), audio(3), tokens=4)
-    assert sum(calls) == 6
+    rehearsed = 2 if target.device.type == "cuda" else 1  # once for nothing
+    assert sum(calls) == 6 * rehearsed
+    calls.clear()
     other.model.encoder = target.model.model.encoder
     decode(NativeEngine(target, SpeechModel(other), []), audio(3), tokens=4)
-    assert sum(calls) == 6 + 3
+    assert sum(calls) == 3 * rehearsed
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,25 @@ def test_a_kernel_belongs_to_the_phase_that_launched_it():
     ]  # fmt: skip
 
 
+def test_a_launch_that_the_trace_lacks_is_placed_by_its_number():
+    """As of a cooperative kernel launched by the driver: no event of the host, but its number."""
+    trace = [
+        mark("ready", 0), launch(1, 0.2),  # each mark makes a launch of its own
+        launch(2, 5), mark("target", 10), launch(3, 10.2),
+        mark("verify", 20), launch(6, 20.2),
+        mark("commit", 30), launch(8, 30.2),
+        kernel("fill", 1, 90, 1, "gpu_memset"), kernel("gemm", 2, 100, 50),
+        kernel("fill", 3, 190, 1, "gpu_memset"), kernel("verify", 4, 200, 4),
+        kernel("verify too", 5, 205, 4), kernel("fill", 6, 215, 1, "gpu_memset"),
+        kernel("commit", 7, 220, 1), kernel("fill", 8, 225, 1, "gpu_memset"),
+        kernel("before", 0, 80, 1), kernel("after", 9, 300, 1),
+    ]  # fmt: skip
+    found = [(one.phase, [event["name"] for event in one.work]) for one in phases(trace)]
+    assert found == [
+        ("target", ["gemm"]), ("verify", ["verify", "verify too"]), ("commit", ["commit"]),
+    ]  # fmt: skip
+
+
 def test_the_order_of_the_events_does_not_matter():
     assert phases(TWO_STEPS[::-1])[1].work == phases(TWO_STEPS)[1].work[::-1]
 
