@@ -71,6 +71,8 @@ RESERVED = {
     "soxr": {"audio", "demo"},
     "jiwer": {"tasks.asr", "demo"},
     "pandas": {"report", "cli"},
+    "matplotlib": {"report.figures"},
+    "jinja2": {"report.page"},
     "datasets": {"tasks"},
 }  # fmt: skip
 
@@ -172,6 +174,7 @@ def test_tests_are_no_packages():
         ("report.stats", "def late():\n    import torch.nn"),
         ("report.stats", "from transformers import AutoModel"),
         ("report.stats", "import cupy"),
+        ("report.render", "from matplotlib.figure import Figure"),
         ("report.stats", "from specbench.sampling.names import MAX_GAMMA"),
         ("report.stats", "from specbench.telemetry.nvml import NvmlSampler"),
         ("report.stats", "from specbench.runner import Outcome"),

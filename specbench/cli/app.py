@@ -19,6 +19,8 @@ from specbench.cli.compare import compare
 from specbench.cli.doctor import doctor
 from specbench.cli.list import list_
 from specbench.cli.micro import micro
+from specbench.cli.recommend import recommend
+from specbench.cli.report import report
 from specbench.cli.run import run
 from specbench.errors import ExitCode, SpecbenchError
 
@@ -100,6 +102,8 @@ def _explain(error: Exception) -> ExitCode:
 
 app.command("run")(_bounded(run))
 app.command("compare")(_bounded(compare))
+app.command("report")(_bounded(report))
+app.command("recommend")(_bounded(recommend))
 app.command("micro")(_bounded(micro))
 app.command("check")(_bounded(check))
 app.command("list")(_bounded(list_))

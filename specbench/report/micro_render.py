@@ -71,16 +71,20 @@ def render_micro_comparison(
             failure = error
     if output_format == "json":
         _write(_to_json(benches, found), console)
-    elif output_format == "markdown":
+    elif output_format == "table":
+        for sheet in micro_sheets(benches, found):
+            print_sheet(sheet, console)
+    else:
         for bench in benches:
             _write(markdown_table(bench.run) + "\n", console)
         _write(to_markdown(_across_sheet(found)) if found else "", console)
-    else:
-        for bench in benches:
-            print_sheet(_detail_sheet(bench), console)
-        if found:
-            print_sheet(_across_sheet(found), console)
     return failure
+
+
+def micro_sheets(benches: Sequence[Bench], found: Across | None = None) -> list[Sheet]:
+    """Every table of the files: a line per shape and method, then the files against each other."""
+    sheets = [_detail_sheet(bench) for bench in benches]
+    return [*sheets, _across_sheet(found)] if found else sheets
 
 
 def markdown_table(run: Run, every_state: bool = True) -> str:

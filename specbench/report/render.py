@@ -40,9 +40,14 @@ def render_run(run: Run, console: Console | None = None) -> None:
         NotComparableError: no case of the run finished.
     """
     console = console or page()
-    groups = _that_ran(within(run).groups)
-    for sheet in [*(_main_sheet(group) for group in groups), *_batch_size_sheets(groups)]:
+    one = within(run)
+    for sheet in [*main_sheets(one), *_batch_size_sheets(_that_ran(one.groups))]:
         print_sheet(sheet, console)
+
+
+def main_sheets(one: Within) -> list[Sheet]:
+    """A run's main tables, method × γ: one for each group of cases that ran."""
+    return [_main_sheet(group) for group in _that_ran(one.groups)]
 
 
 def render_comparison(
@@ -60,7 +65,8 @@ def render_comparison(
         _print_sheets(comparison, console, output_format == "markdown")
 
 
-def _print_sheets(comparison: Comparison, console: Console, markdown: bool) -> None:
+def comparison_sheets(comparison: Comparison) -> list[Sheet]:
+    """Every table of a comparison: methods inside each run, then the runs against each other."""
     sheets = []
     for one in comparison.withins:
         for group in _that_ran(one.groups):
@@ -68,7 +74,11 @@ def _print_sheets(comparison: Comparison, console: Console, markdown: bool) -> N
         sheets += _batch_size_sheets(one.groups)
     if comparison.across is not None:
         sheets += _across_sheets(comparison.across, comparison.withins)
-    for sheet in sheets:
+    return sheets
+
+
+def _print_sheets(comparison: Comparison, console: Console, markdown: bool) -> None:
+    for sheet in comparison_sheets(comparison):
         if markdown:
             _write(to_markdown(sheet) + "\n", console)
         else:

@@ -82,7 +82,8 @@ def _line(cells: list[Cell], rights: list[bool], widths: list[int], gap: str, st
         padding = " " * (width - cell_len(cell.text))
         texts.append(padding + cell.text if right else cell.text + padding)
         if cell.best:
-            spans.append(Span(column, column + len(texts[-1]), "bold green"))
+            # Without the padding, which the line's end loses: a span may not reach past its text.
+            spans.append(Span(column, column + len(texts[-1].rstrip()), "bold green"))
         column += len(texts[-1]) + len(gap)
     return Text(gap.join(texts).rstrip(), style, spans=spans)
 

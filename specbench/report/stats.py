@@ -47,6 +47,21 @@ def conditional_acceptance(
     ]
 
 
+def independent_acceptance(step_drafted: ArrayLike, step_accepted: ArrayLike) -> float:
+    """The α of 2211.17192 that explains the counts best: Σ accepted / Σ min(accepted + 1, drafted).
+
+    A step tests its drafts up to the first rejection, so those behind it say nothing of α: the
+    maximum-likelihood estimate if each is accepted independently with the same probability. It is
+    greater than `acceptance_rate`, which counts what came behind a rejection as rejected too.
+
+    Args:
+        step_drafted: (steps,) drafts offered.
+        step_accepted: (steps,) drafts accepted.
+    """
+    drafted, accepted = np.asarray(step_drafted, float), np.asarray(step_accepted, float)
+    return ratio(float(accepted.sum()), float(np.minimum(accepted + 1, drafted).sum()))
+
+
 def mean_acceptance_length(new_tokens: float, verify_steps: float) -> float:
     """τ = new tokens per verify step, the resampled or bonus token included.
 

@@ -94,6 +94,45 @@ def demo_rows(**changed: Any) -> list[Row]:
     ]
 
 
+def sweep_rows(
+    methods: dict[str, dict[str, float]], samples: int = 8, repeats: int = 3, **changed: Any
+) -> list[Row]:
+    """Plain decoding, 10 tokens in 1 s, and each method at each γ so many times as fast.
+
+    Args:
+        methods: method → γ → speed-up, the same in every repeat but for the machine's drift, which hits
+            all alike: repeat r is r % slower than the first.
+    """
+    rows = []
+    for repeat in range(repeats):
+        drift = 1 + 0.01 * repeat
+        for sample in range(samples):
+            about = {"sample_id": f"s{sample}", "batch_index": sample, "repeat": repeat}
+            rows.append(plain_row(wall_s=drift, **about, **changed))
+            for method, gammas in methods.items():
+                for gamma, speedup in gammas.items():
+                    rows.append(_drafted(method, gamma, drift / speedup, about | changed))
+    return rows
+
+
+def _drafted(method: str, gamma: str, wall_s: float, changed: Row) -> Row:
+    """Two steps that keep all drafts, two that keep none."""
+    offered = int(gamma)
+    sigmoid = {"sigmoid_alpha": -1e4, "sigmoid_beta": 1e4} if method == "sigmoid" else {}
+    steps: Row = {
+        "step_gamma": [offered] * 4, "step_drafted": [offered] * 4,
+        "step_accepted": [offered, 0, offered, 0], "step_draft_us": [10.0 * offered] * 4,
+        "step_target_us": [55.0] * 4, "drafted": 4 * offered, "accepted": 2 * offered,
+    }  # fmt: skip
+    what = {"method": method, "gamma": gamma, "case_id": f"{method}-{gamma}", "wall_s": wall_s}
+    return make_row(**(what | steps | sigmoid | changed))
+
+
+@pytest.fixture
+def sweep() -> Callable[..., list[Row]]:
+    return sweep_rows
+
+
 @pytest.fixture
 def row() -> Callable[..., Row]:
     return make_row

@@ -1,0 +1,289 @@
+"""What is recommended, what is not, and how sure it says it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from specbench.errors import NotComparableError
+from specbench.report import stats
+from specbench.report.compare import within
+from specbench.report.reader import read_run
+from specbench.report.recommend import DRAFT, OPEN, PLAIN, UNKNOWN, recommend
+from specbench.report.recommend_render import to_json
+from specbench.report.recommend_text import belief, sentence, sheet, support, theory
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+
+
+@pytest.fixture
+def advise(write_run):
+    def run(rows, allow_approximate=False, **metadata):
+        return recommend([within(read_run(write_run(rows, **metadata)))], allow_approximate)
+
+    return run
+
+
+@pytest.fixture
+def one(advise):
+    def run(*args, **kwargs):
+        (found,) = advise(*args, **kwargs)
+        return found
+
+    return run
+
+
+def names(candidates):
+    return [(one.line["method"], one.line["gamma"]) for one in candidates]
+
+
+def test_the_fastest_exact_method_and_what_it_buys(one, sweep):
+    found = one(sweep({"fused": {"2": 1.4, "4": 1.6}, "baseline": {"2": 1.2, "4": 1.3}}))
+    assert (found.verdict, names([found.best])) == (DRAFT, [("fused", "4")])
+    assert found.best.speedup.value == pytest.approx(1.6)
+    assert found.equal == []
+    assert sentence(found) == ("Draft with fused at γ = 4: 1.60× plain decoding (1.60 to 1.60).")
+
+
+def test_what_the_noise_hides_is_named_beside_it(one, sweep):
+    rows = sweep({"fused": {"4": 1.6}, "baseline": {"4": 1.58}, "block": {"4": 1.2}})
+    shaken = [
+        row | {"wall_s": row["wall_s"] * (1 + 0.04 * (row["repeat"] - 1))}
+        if row["method"] == "baseline" and row["gamma"] != "0"
+        else row
+        for row in rows
+    ]
+    found = one(shaken)
+    assert (names([found.best]), names(found.equal)) == ([("fused", "4")], [("baseline", "4")])
+    assert "Or equally: baseline at γ = 4. The noise hides which is faster." in sentence(found)
+
+
+def test_a_recommendation_does_not_depend_on_the_order_of_the_rows(one, sweep):
+    rows = sweep({"fused": {"2": 1.4, "4": 1.6}, "baseline": {"2": 1.2}})
+    assert sentence(one(rows)) == sentence(one(rows[::-1]))
+
+
+def test_an_approximation_is_out_unless_allowed(one, sweep):
+    rows = sweep({"fused": {"2": 1.2}, "sigmoid": {"2": 2.0}})
+    strict, loose = one(rows), one(rows, allow_approximate=True)
+    assert names([strict.best]) == [("fused", "2")]
+    assert [x.excluded for x in strict.candidates] == ["an approximation", ""]
+    assert names([loose.best]) == [("sigmoid", "2")]
+
+
+def test_a_method_of_which_the_file_says_nothing_is_not_taken_for_exact(one, sweep):
+    found = one(sweep({"mystery": {"2": 2.0}, "fused": {"2": 1.2}}))
+    assert names([found.best]) == [("fused", "2")]
+    assert found.candidates[0].excluded == "not known to be exact"
+
+
+@pytest.mark.parametrize(("metric", "value", "out"), [
+    ("rouge1", 0.1, True), ("rouge1", 0.9, False), ("wer", 0.9, True), ("wer", 0.1, False),
+])  # fmt: skip
+def test_worse_words_are_out_and_which_way_is_worse_is_the_metric_s(one, sweep, metric, value, out):
+    """Plain decoding has 0.5 on every sample."""
+    rows = sweep({"fused": {"2": 2.0}, "baseline": {"2": 1.2}}, metric=metric)
+    changed = [
+        row | {"metric_value": value} if row["method"] == "fused" and row["gamma"] == "2" else row
+        for row in rows
+    ]
+    found = one(changed)
+    assert bool(found.candidates[0].excluded) == out
+    assert names([found.best]) == [("baseline" if out else "fused", "2")]
+
+
+def test_quality_within_its_noise_excludes_nobody(one, sweep):
+    rows = sweep({"fused": {"2": 2.0}})
+    luck = [0.1, 0.9, 0.4, 0.6, 0.2, 0.7, 0.5, 0.4]  # mean 0.475, plain decoding has 0.5
+    changed = [
+        row | {"metric_value": luck[row["batch_index"]]} if row["gamma"] == "2" else row
+        for row in rows
+    ]
+    assert one(changed).best is not None
+
+
+def test_drafting_that_costs_more_than_it_gains_is_not_recommended(one, sweep):
+    found = one(sweep({"fused": {"2": 0.8, "4": 0.7}}))
+    assert found.verdict == PLAIN
+    assert sentence(found).startswith("Decode plainly: fused at γ = 2, the fastest, is 0.80×")
+
+
+def test_a_gain_within_the_noise_is_open(one, sweep):
+    rows = sweep({"fused": {"2": 1.02}})
+    shaken = [
+        row | {"wall_s": row["wall_s"] * (1 + 0.05 * (row["repeat"] - 1))}
+        if row["gamma"] == "2" else row
+        for row in rows
+    ]  # fmt: skip
+    found = one(shaken)
+    assert (found.verdict, support(found)) == (OPEN, "weakly supported")
+    assert "holds 1×" in belief(found)
+
+
+def test_one_repeat_is_never_well_supported(one, sweep):
+    found = one(sweep({"fused": {"2": 1.5}}, repeats=1))
+    assert (found.verdict, support(found)) == (DRAFT, "weakly supported")
+    assert "fewer than 3 repeats" in belief(found)
+    assert not found.best.speedup.known
+
+
+def test_three_repeats_of_enough_samples_without_a_fault_are_well_supported(one, sweep):
+    rows = sweep({"fused": {"2": 1.5}}, implementation="cuda", device_name="a GPU")
+    found = one(rows)
+    assert belief(found).startswith("Well supported: 3 repeats")
+
+
+@pytest.mark.parametrize(("changed", "doubt"), [
+    ({"throttle_reasons": ["sw_power_cap"]}, "the GPU slowed down (sw_power_cap)"),
+    ({"load_format": "dummy"}, "weights are random"),
+    ({"synthetic_acceptance": 0.5}, "acceptance is synthetic: this holds for 50% of drafts accepted"),
+    ({"implementation": "torch"}, "of the CUDA kernels this says nothing"),
+])  # fmt: skip
+def test_what_speaks_against_it_is_said(one, sweep, changed, doubt):
+    assert doubt in belief(one(sweep({"fused": {"2": 1.5}}, **changed)))
+
+
+def test_few_samples_and_an_interrupted_run_are_said(one, sweep):
+    assert "2 samples: other texts may do otherwise" in belief(
+        one(sweep({"fused": {"2": 1.5}}, samples=2))
+    )
+    (found,) = recommend([within(read_run(REFERENCE / "asr-demo-h100.parquet"))])
+    assert "interrupted" in belief(found)
+
+
+def test_a_method_that_failed_throughout_is_not_passed_over_in_silence(one, sweep, row):
+    lost = row(method="block", case_id="block-2", status="failed", error="out of memory")
+    found = one([*sweep({"fused": {"2": 1.5}}), lost])
+    assert names(found.candidates) == [("fused", "2")]
+    assert "1 sequence failed" in belief(found)
+
+
+def test_synthetic_acceptance_has_no_quality_to_compare(one, sweep):
+    found = one(sweep({"fused": {"2": 1.5}}, synthetic_acceptance=0.5))
+    assert math.isnan(found.best.quality.value)
+
+
+def test_without_plain_decoding_nobody_knows_whether_it_pays(one, sweep):
+    rows = [row for row in sweep({"fused": {"2": 1.5, "4": 1.7}}) if row["gamma"] != "0"]
+    found = one(rows)
+    assert (found.verdict, names([found.best])) == (UNKNOWN, [("fused", "4")])
+    assert "γ = 0 was not run" in sentence(found)
+    assert math.isnan(found.best.speedup.value)
+
+
+def test_nothing_drafted_is_nothing_to_choose_from(advise, plain):
+    with pytest.raises(NotComparableError, match="no run drafted anything"):
+        advise([plain(repeat=r) for r in range(3)])
+
+
+def test_each_batch_size_temperature_and_task_has_its_own(advise, sweep):
+    rows = [
+        row
+        for changed in ({}, {"batch_size": 8}, {"temperature": 0.5}, {"task": "code"})
+        for row in sweep({"fused": {"2": 1.5}}, samples=2, repeats=2, **changed)
+    ]
+    assert len(advise(rows)) == 4
+
+
+def test_the_drafts_of_one_target_compete(one, sweep):
+    small = sweep({"fused": {"2": 1.5}}, pair="big/small", target="big", draft="small")
+    tiny = sweep({"fused": {"2": 1.8}}, pair="big/tiny", target="big", draft="tiny")
+    found = one(small + tiny)
+    assert found.best.line["pair"] == "big/tiny"
+    assert [row[2].text for row in sheet(found).blocks[0]] == ["big/tiny", "big/small"]
+
+
+def test_the_drafts_of_one_target_compete_across_files(write_run, sweep):
+    withins = [
+        within(read_run(write_run(sweep({"fused": {"2": speedup}}, target="big", **pair), run_id)))
+        for speedup, pair, run_id in [
+            (1.5, {"pair": "big/small"}, "aaaaaaaa"), (1.8, {"pair": "big/tiny"}, "bbbbbbbb"),
+        ]
+    ]  # fmt: skip
+    (found,) = recommend(withins)
+    assert found.best.line["pair"] == "big/tiny"
+    assert found.equal == []
+
+
+def test_the_prediction_is_the_theorem_s(one, sweep):
+    """Of 8 drafts in 4 steps at γ = 2 four were kept, and two steps stopped at their first."""
+    found = one(sweep({"fused": {"2": 1.5}}))
+    said = found.best.prediction
+    alpha, c = 4 / 6, 10 / 40
+    assert (said.alpha, said.c) == (pytest.approx(alpha), pytest.approx(c))
+    assert said.decoding == pytest.approx(stats.predicted_speedup(alpha, 2, c))
+    assert said.scoring == pytest.approx(55 / 40)
+    assert math.isnan(said.whole)  # nothing says how long the prompt took
+
+
+def test_the_prompt_is_not_made_faster(one, sweep):
+    rows = [row | {"prefill_s": 0.5 * row["wall_s"]} for row in sweep({"fused": {"2": 1.5}})]
+    rows = [row | {"batch_wall_s": row["wall_s"]} for row in rows]
+    said = one(rows).best.prediction
+    assert said.whole == pytest.approx(1 / (0.5 + 0.5 / said.decoding))
+
+
+def drafted(sweep, gamma, accepted, speedup):
+    """α is 0.8 and c 0.1 at every γ, whatever it is."""
+    offered = [gamma] * len(accepted)
+    steps = {
+        "step_gamma": offered, "step_drafted": offered, "step_accepted": accepted,
+        "step_draft_us": [4.0 * gamma] * len(accepted),
+    }  # fmt: skip
+    rows = sweep({"fused": {str(gamma): speedup}})
+    return [row | steps for row in rows if row["gamma"] != "0"]
+
+
+def test_a_gamma_between_two_that_may_be_faster_is_predicted_and_marked(one, sweep):
+    """What was measured follows the theorem, so between two γ its curve is what is interpolated."""
+    curve = {gamma: stats.predicted_speedup(0.8, gamma, 0.1) for gamma in range(1, 13)}
+    rows = drafted(sweep, 1, [1, 1, 1, 1, 0], curve[1]) + drafted(sweep, 12, [4] * 4, curve[12])
+    found = one(sweep({}) + rows)
+    peak = max(curve, key=curve.__getitem__)
+    assert found.best.line["gamma"] == "12"
+    assert found.unmeasured.gamma == peak
+    assert found.unmeasured.speedup == pytest.approx(curve[peak])
+    assert sheet(found).blocks[0][-1][-1].text == "not measured"
+    assert f"γ = {peak} may reach" in theory(found)
+
+
+def test_nothing_is_predicted_outside_of_what_was_run(one, sweep):
+    assert one(sweep({"fused": {"4": 1.5}})).unmeasured is None
+    assert one(sweep({"fused": {"4": 1.5, "5": 1.6}})).unmeasured is None
+
+
+def test_json_has_the_sentence_and_no_nan(advise, sweep):
+    rows = [row for row in sweep({"fused": {"2": 1.5}}) if row["gamma"] != "0"]
+    text = to_json(advise(rows))
+    assert "NaN" not in text
+    (found,) = json.loads(text)
+    assert found["verdict"] == UNKNOWN
+    assert found["best"]["method"] == "fused"
+    assert found["best"]["speedup"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in REFERENCE.glob("*.parquet") if "micro" not in path.name)
+)
+def test_every_committed_run_can_be_read_so_or_says_why_not(name):
+    one_run = within(read_run(REFERENCE / f"{name}.parquet"))
+    if (one_run.summary["gamma"] == "0").all():
+        with pytest.raises(NotComparableError):
+            recommend([one_run])
+        return
+    for found in recommend([one_run]):
+        assert found.best is not None
+        assert found.best.line["exact"] is True
+        json.loads(to_json([found]))
+
+
+def test_on_the_speech_run_sigmoid_is_fastest_and_excluded():
+    (found,) = recommend([within(read_run(REFERENCE / "asr-demo-h100.parquet"))])
+    assert found.candidates[0].line["method"] == "sigmoid"
+    assert found.verdict == DRAFT
+    (loose,) = recommend([within(read_run(REFERENCE / "asr-demo-h100.parquet"))], True)
+    assert loose.candidates[0].excluded.startswith("wer worse than plain decoding's")
+    assert loose.best.line["exact"] is True
