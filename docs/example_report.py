@@ -17,7 +17,7 @@ from specbench.cli.app import main as specbench
 DOCS = Path(__file__).resolve().parent
 REFERENCE = DOCS.parent / "results" / "reference"
 PAGE = ["asr-demo-h100", "micro-paper-h100"]
-SWEEP = "sigmoid-range-cpu"
+SWEEP = "sigmoid-range-h100"
 SCREEN = "1280,1560"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

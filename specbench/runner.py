@@ -44,7 +44,7 @@ from specbench.telemetry.flops import (
     target_tokens,
 )
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
-from specbench.telemetry.spans import SpanRecorder, Spans
+from specbench.telemetry.spans import SpanRecorder, Spans, uncollected
 from specbench.telemetry.trace import StepTrace
 from specbench.texts import ending, find_answer, fit, shortened
 
@@ -288,7 +288,8 @@ class _PairRun:
         try:
             self._reset_peak_memory()
             requests = [self._request(case, sample, repeat) for sample in batch]
-            generations = self._decode(case, policy, requests)
+            with uncollected():
+                generations = self._decode(case, policy, requests)
             self._tell_refusals()
             spans = self.recorder.spans()
             machine = self._machine(spans, requests, generations)

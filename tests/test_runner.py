@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import gzip
 import json
 from collections import Counter
@@ -398,6 +399,20 @@ class TestLuckAndOrder:
         ran = run(warmup=2, gamma="1,2")
         assert len(calls) == 2 * 2 + 2 * 2
         assert len(ran.rows) == 2 * 2
+
+    def test_no_garbage_is_collected_on_the_clock(self, run, monkeypatch):
+        """It stopped a host for 0.7 s in the middle of a sequence."""
+        enabled, original = [], NativeEngine.generate
+
+        def spy(self, *args, **kwargs):
+            enabled.append(gc.isenabled())
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(NativeEngine, "generate", spy)
+        run(method="baseline,fused")
+        assert not any(enabled)
+        assert len(enabled) == 4
+        assert gc.isenabled()
 
     def test_a_policy_begins_anew_in_each_repeat(self, run, calls):
         run(gamma="bass", repeats=2, warmup=1)

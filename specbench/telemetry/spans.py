@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -87,6 +89,19 @@ class _Span:
         """What a capture cost. On a GPU the host may have begun it while earlier work was running:
         the time until that was done belongs to the work, not to the capture."""
         return min(self.seconds, self.host_s) if self.phase == "capture" else 0.0
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Nothing is garbage-collected meanwhile: after torch.compile a collection stops the host for more
+    than half a second (H100 machine), as long as eighty steps. What is due is done afterwards."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass

@@ -37,7 +37,12 @@ EXPECTED = {
     "asr-demo-h100": ["gamma-speed", "gamma-tau", "gamma-verify", "phases", "accepted", "gpu"],
     "sigmoid-range-cpu": [*["phases"] * 3, *["accepted"] * 3, *["law"] * 3, "sigmoid-range"],
     "bass-h100": [*["phases"] * 3, *["accepted"] * 3, "batch-throughput", "batch-latency", "gpu"],
-    "attention-h100": ["phases"] * 4 + ["batch-throughput", "batch-latency"] * 2 + ["gpu"],
+    "attention-h100": [
+        *["phases"] * 8,
+        *["accepted"] * 8,
+        *["batch-throughput", "batch-latency"] * 2,
+        "gpu",
+    ],
     "micro-paper-h100": ["roofline", "micro-gamma"],
     "micro-gamma-h100": ["roofline", "micro-gamma"],
 }
