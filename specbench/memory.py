@@ -2,11 +2,11 @@
 gigabytes are loaded for it.
 
 Weights, caches and logits are exact. What a forward holds besides is an estimate that met the peak of
-`torch.cuda.max_memory_allocated` within 3 % in 24 cases of text with drafts on an H100 (the files of bass,
-attention and engine-vs-transformers in results/reference, 16.7 to 54.9 GB; γ = 0 has the memory of the
-cases beside it). A speech pair that
-went through 22 γ and five methods took 0.8 GB more than the 3.5 that are reckoned (whisper-gamma-h100):
-all of its graphs stay. The allocator's own waste comes on top, so a case that passes may still run out.
+`torch.cuda.max_memory_allocated` within 3 % in 24 cases of text with drafts on an H100 (the files of
+bass, attention and engine-vs-transformers in results/reference, 16.7 to 54.9 GB; γ = 0 has the memory of
+the cases beside it). A speech pair that went through 22 γ and five methods took 0.8 GB more than the 3.5
+that are reckoned (whisper-gamma-h100): all of its graphs stay. The allocator's own waste comes on top, so
+a case that passes may still run out.
 """
 
 from __future__ import annotations

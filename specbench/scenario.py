@@ -29,6 +29,7 @@ from pydantic import (
 
 from specbench.assets import scenarios_dir
 from specbench.errors import InputError, nearest, unknown_name
+from specbench.floors import parse_floor
 from specbench.sampling.names import COLDEST, MAX_GAMMA, POLICIES, SIGMOID_RANGE
 from specbench.tasks.base import (
     AUTO,
@@ -160,6 +161,18 @@ def _not_too_cold(value: float) -> float:
     return value
 
 
+def _as_floors(value: Any) -> Any:
+    """Metric → floor as text, read once here so that a wrong one is refused before anything runs."""
+    if not isinstance(value, dict):
+        return value
+    for name, floor in value.items():
+        parse_floor(str(name), floor)
+    return {
+        str(name): ", ".join(map(str, floor)) if isinstance(floor, list | tuple) else str(floor)
+        for name, floor in value.items()
+    }
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1), Once]
 Gammas = Annotated[list[str], BeforeValidator(_as_gammas), Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # the result file's columns hold no more
@@ -191,6 +204,7 @@ Executions = Annotated[
 Lengths = Annotated[list[Count], BeforeValidator(_as_numbers), Field(min_length=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Floors = Annotated[dict[str, str], BeforeValidator(_as_floors)]
 
 
 class Scenario(BaseModel):
@@ -230,6 +244,7 @@ class Scenario(BaseModel):
     profile: Literal["off", "kernels", "trace"] = "kernels"
     max_new_tokens: Count = 64
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    gate: Floors = {}
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> Self:

@@ -572,3 +572,27 @@ def test_what_an_engine_cannot_do_comes_before_what_does_not_divide():
         engine="transformers", batch_size=2, samples=3, method="fused", gamma="2"
     ).cases()
     assert "one sequence at a time" in case.skip
+
+
+class TestGate:
+    def test_floors_are_read_as_text_and_survive_the_file(self, tmp_path):
+        text = "gate:\n  verify_us: [2%, 0.5us]\n  quality: 0.01\n"
+        scenario, _ = load_scenario(write(tmp_path, text))
+        assert scenario.gate == {"verify_us": "2%, 0.5us", "quality": "0.01"}
+        assert restore_scenario(scenario.model_dump_json()) == scenario
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("gate: {speed: 3%}", "no gate on 'speed'"),
+            ("gate: {verify_us: 3}", "'3' is no floor of verify_us"),
+            ("gate: 3%", "gate is '3%'"),
+        ],
+    )
+    def test_a_wrong_floor_is_refused_before_anything_runs(self, tmp_path, text, words):
+        with pytest.raises(InputError, match=words):
+            load_scenario(write(tmp_path, text))
+
+    def test_is_no_part_of_a_case(self):
+        plain, gated = Scenario(), Scenario(gate={"verify_us": "1%"})
+        assert [case.case_id for case in plain.cases()] == [case.case_id for case in gated.cases()]

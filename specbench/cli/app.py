@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from specbench import __version__
+from specbench.cli.calibrate import calibrate
 from specbench.cli.check import check
 from specbench.cli.compare import compare
 from specbench.cli.doctor import doctor
@@ -25,8 +26,9 @@ from specbench.cli.run import run
 from specbench.errors import ExitCode, SpecbenchError
 
 EPILOG = (
-    "Exit codes: 0 fine · 1 a method that claims to be exact and is not · 2 wrong use, or this machine "
-    "cannot do it · 3 nothing comparable · 5 some cases failed · 130 interrupted."
+    "Exit codes: 0 fine · 1 a regression, or a method that claims to be exact and is not · 2 wrong use, "
+    "or this machine cannot do it · 3 nothing comparable · 4 inconclusive, under --strict · 5 some cases "
+    "failed · 130 interrupted."
 )
 
 BROKEN_PIPE = 141
@@ -104,6 +106,7 @@ app.command("run")(_bounded(run))
 app.command("compare")(_bounded(compare))
 app.command("report")(_bounded(report))
 app.command("recommend")(_bounded(recommend))
+app.command("calibrate")(_bounded(calibrate))
 app.command("micro")(_bounded(micro))
 app.command("check")(_bounded(check))
 app.command("list")(_bounded(list_))

@@ -169,7 +169,7 @@ def _labelled(summary: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
     bounds = summary[["sigmoid_alpha", "sigmoid_beta"]]
     several = len(bounds.dropna().drop_duplicates()) > 1
     labels = [
-        f"{method} {_range(low, high)}" if several and pd.notna(low) else method
+        f"{method} {bounds_text(low, high)}" if several and pd.notna(low) else method
         for method, low, high in zip(
             summary["method"], *(bounds[name] for name in bounds), strict=True
         )
@@ -178,7 +178,8 @@ def _labelled(summary: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
     return summary.assign(label=labels, exact=pd.Series(exact, summary.index, dtype=object))
 
 
-def _range(low: float, high: float) -> str:
+def bounds_text(low: float, high: float) -> str:
+    """A range of `sigmoid`: ±10, or 0,5."""
     return f"±{high:g}" if low == -high else f"{low:g},{high:g}"
 
 

@@ -1,68 +1,68 @@
-"""Why not to believe a recommendation, in words."""
+"""Why a machine's times are not to be trusted, or not comparable with another's."""
 
 from __future__ import annotations
 
-import pandas as pd
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from specbench.report import captions
-from specbench.report.candidates import Candidate, DecodedCase
 from specbench.report.micro import SLOWED
-from specbench.report.repeats import Line
-from specbench.report.summary import STEADY_REPEATS
+from specbench.report.pairing import FOREIGN, Case
 
-FEW_SAMPLES = 8
-"""Fewer, and what one text does decides."""
-
-
-def doubts(best: Candidate, cases: list[DecodedCase]) -> list[str]:
-    """Of the best of these cases; none if nothing speaks against it."""
-    line = best.line
-    found = [line["unsteady"]] if line["unsteady"] else []
-    if not found and 0 < best.speedup.count < STEADY_REPEATS:
-        found.append(f"fewer than {STEADY_REPEATS} repeats beside plain decoding")
-    samples = pd.concat([case.rows["sample_id"] for case in cases]).nunique()
-    if samples < FEW_SAMPLES:
-        found.append(f"{samples} sample{'s' if samples != 1 else ''}: other texts may do otherwise")
-    found += [_slowed(cases), _interrupted(cases), _lost(cases), _as_torch(line)]
-    if not pd.isna(line["synthetic_acceptance"]):
-        found.append(
-            f"acceptance is synthetic: this holds for {line['alpha']:.0%} of drafts accepted, whatever "
-            "a real draft would reach, and says nothing about quality"
-        )
-    if line["load_format"] == captions.DUMMY:
-        found.append("weights are random: the pair's in shape alone")
-    return [doubt for doubt in found if doubt]
+SAME_CLOCK = 0.02
+"""So far apart two runs' median clocks may be for their absolute times to be comparable."""
 
 
-def _slowed(cases: list[DecodedCase]) -> str:
-    """Reasons for low clocks, and in how many sequences."""
-    rows = pd.concat([case.rows["throttle_reasons"] for case in cases])
-    slow = [
-        [r for r in row if any(part in r for part in SLOWED)] for row in rows if row is not None
-    ]
-    reasons = sorted({reason for row in slow for reason in row})
-    number = sum(map(bool, slow))
-    return (
-        f"the GPU slowed down ({', '.join(reasons)}) in {number} of {len(rows)} sequences"
-        if number
-        else ""
-    )
+def disturbed(files: Sequence[Mapping[str, Any]], cases: Sequence[Case]) -> list[str]:
+    """Why no time in these cases can be trusted.
+
+    Args:
+        files: the metadata of each run's file.
+    """
+    found = []
+    slow = {why for case in cases for why in case.throttled if any(part in why for part in SLOWED)}
+    if slow:
+        found.append(f"GPU slowed down ({', '.join(sorted(slow))})")
+    foreign = {name for case in cases for name in case.foreign}
+    foreign |= {str(name) for one in files for name in one.get(FOREIGN) or ()}
+    if foreign:
+        found.append(f"other processes on the GPU ({', '.join(sorted(foreign))})")
+    devices = {" and ".join(sorted(case.devices)) or "unknown" for case in cases}
+    if len(devices) > 1:
+        found.append(f"devices differ ({' / '.join(sorted(devices))})")
+    return found
 
 
-def _interrupted(cases: list[DecodedCase]) -> str:
-    runs = {case.within.run.run_id: case.within.run.metadata for case in cases}
-    cut = [run_id for run_id, about in runs.items() if not about.get("complete", True)]
-    return f"interrupted: not all that was asked for ({', '.join(cut)})" if cut else ""
+def apart(files: Sequence[Mapping[str, Any]], cases: Sequence[Case]) -> list[str]:
+    """Why absolute times of two runs cannot be held against each other.
+
+    Args:
+        files: the metadata of the new run's file and of the reference's; `cases`: theirs.
+    """
+    if len(files) < 2:
+        return []
+    found = other_machine(*files)
+    new, old = (case.sm_clock_mhz for case in cases)
+    if not (math.isnan(new) and math.isnan(old)) and not abs(new / old - 1) <= SAME_CLOCK:
+        found.append(f"the GPU ran at {new:.0f} MHz, in the reference at {old:.0f}")
+    return found
 
 
-def _lost(cases: list[DecodedCase]) -> str:
-    """A case of which nothing finished is not among them, so the runs are asked."""
-    runs = {case.within.run.run_id: case.within.run.rows["status"] for case in cases}
-    failed = sum(int((status == "failed").sum()) for status in runs.values())
-    return f"{failed} sequence{'s' if failed != 1 else ''} failed" if failed else ""
+def other_machine(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    """In what two files' machines differ; what is not known is a difference."""
+    unknown, other = [], []
+    for name in ("device_name", "driver", "clocks"):
+        facts, words = [_limits(one.get(name)) for one in (new, old)], name.replace("_", " ")
+        if None in facts:
+            unknown.append(words)
+        elif facts[0] != facts[1]:
+            other.append(f"another {words} ({facts[1]} / {facts[0]})")
+    return [f"a file does not say its {', '.join(unknown)}"] * bool(unknown) + other
 
 
-def _as_torch(line: Line) -> str:
-    if line["implementation"] != "torch" or line["method"] == "baseline":
-        return ""
-    return "verification ran as torch operations: of the CUDA kernels this says nothing"
+def _limits(fact: Any) -> Any:
+    """Of clocks the highest ones: those of the moment differ always."""
+    if not isinstance(fact, dict):
+        return fact
+    highest = {name: value for name, value in fact.items() if "now" not in name}
+    return highest if any(value is not None for value in highest.values()) else None

@@ -21,9 +21,9 @@ from specbench.report.candidates import (
     plain_decoding,
 )
 from specbench.report.compare import Within
-from specbench.report.doubts import doubts
 from specbench.report.prediction import between
 from specbench.report.repeats import Key
+from specbench.report.reservations import doubts
 from specbench.report.summary import GROUP_KEY, STEADY_SPREAD
 
 TASK_KEY = ["device_name", "target", *(name for name in GROUP_KEY if name != "pair")]

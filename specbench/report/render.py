@@ -11,8 +11,11 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from specbench.errors import NotComparableError
 from specbench.report import captions
 from specbench.report.compare import BASELINE, Across, Comparison, Group, Within, within
+from specbench.report.findings import Rules
+from specbench.report.gate import gate_runs, methods_against_baseline
 from specbench.report.reader import Run
 from specbench.report.sheet import (
     Cell,
@@ -26,6 +29,8 @@ from specbench.report.sheet import (
     to_markdown,
 )
 from specbench.report.summary import GROUP_KEY, STEADY_SPREAD, keys_of
+from specbench.report.verdict import Verdict
+from specbench.report.verdict_render import methods_sheet, verdict_sheet, verdicts_json
 
 WIDTH = 100
 """Columns of the page where there is no terminal to ask (a pipe, a CI job)."""
@@ -65,26 +70,54 @@ def render_comparison(
         _print_sheets(comparison, console, output_format == "markdown")
 
 
-def comparison_sheets(comparison: Comparison) -> list[Sheet]:
-    """Every table of a comparison: methods inside each run, then the runs against each other."""
+def comparison_sheets(comparison: Comparison, *, whole: bool = True) -> list[Sheet]:
+    """Every table of a comparison: methods inside each run, then the runs against each other.
+
+    Args:
+        whole: verdicts one and all, not the worst of them alone.
+    """
     sheets = []
     for one in comparison.withins:
         for group in _that_ran(one.groups):
             sheets += [_delta_sheet(one, group), *_reading_sheets(one, group)]
-        sheets += _batch_size_sheets(one.groups)
+        sheets += [*_methods_sheets(one), *_batch_size_sheets(one.groups)]
     if comparison.across is not None:
         sheets += _across_sheets(comparison.across, comparison.withins)
+        sheets += [verdict_sheet(verdicts, [], whole=whole) for verdicts in _judged(comparison)]
     return sheets
 
 
 def _print_sheets(comparison: Comparison, console: Console, markdown: bool) -> None:
-    for sheet in comparison_sheets(comparison):
+    for sheet in comparison_sheets(comparison, whole=markdown):
         if markdown:
             _write(to_markdown(sheet) + "\n", console)
         else:
             print_sheet(sheet, console)
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _methods_sheets(one: Within) -> list[Sheet]:
+    """How sure the differences between a run's methods are; nothing where repeats are too few."""
+    verdicts = methods_against_baseline(one.run)
+    wheres = dict.fromkeys(verdict.finding.where for verdict in verdicts)
+    found = [
+        methods_sheet(
+            f"how sure: {one.run.path.name}: {where}",
+            [verdict for verdict in verdicts if verdict.finding.where == where],
+        )
+        for where in wheres
+    ]
+    return [sheet for sheet in found if sheet is not None]
+
+
+def _judged(comparison: Comparison) -> list[list[Verdict]]:
+    """Verdicts on the runs against the first of them; none if they have no figure in common."""
+    first, *others = [one.run for one in comparison.withins]
+    try:
+        return [gate_runs(first, others, Rules()).verdicts]
+    except NotComparableError:
+        return []
 
 
 def to_json(comparison: Comparison) -> str:
@@ -95,6 +128,9 @@ def to_json(comparison: Comparison) -> str:
             "runs": [_run_json(one) for one in comparison.withins],
             "across": _records(across.lines) if across else [],
             "alone": _records(across.alone) if across else [],
+            "verdicts": [v for found in _judged(comparison) for v in verdicts_json(found)]
+            if across
+            else [],
             "notes": comparison.notes + (across.notes if across else []),
         },
         indent=2,
@@ -106,7 +142,9 @@ def _run_json(one: Within) -> dict[str, Any]:
     names = ["created_utc", "scenario_name", "device_name", "driver", "git_sha", "complete"]
     about = {name: one.run.metadata.get(name) for name in names}
     groups = [{"key": group.key, "cases": _records(group.lines)} for group in one.groups]
-    return {"run_id": one.run.run_id, "path": str(one.run.path), **about, "groups": groups}
+    verdicts = verdicts_json(methods_against_baseline(one.run))
+    ids = {"run_id": one.run.run_id, "path": str(one.run.path)}
+    return {**ids, **about, "groups": groups, "verdicts": verdicts}
 
 
 def _records(lines: pd.DataFrame) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -143,3 +144,132 @@ def test_help_shows_an_example(compare):
     code, out, _ = compare("--help")
     assert code == 0
     assert "specbench compare results/*.parquet" in out
+
+
+class TestGate:
+    """Rows whose times do not vary: without chance the rules are all there is to see."""
+
+    @staticmethod
+    def rows(verify_us=100.0, repeats=3, wall_s=0.5, **changed):
+        cases = [
+            ("baseline", "0", 0.0, 1.0),
+            ("baseline", "2", 200.0, 0.5),
+            ("fused", "2", verify_us, wall_s),
+        ]
+        return [
+            row(method, gamma, repeat=repeat, sample_id=f"s{sample}", batch_index=sample)
+            | {"step_verify_us": [us] * 4, "wall_s": wall}
+            | changed
+            for method, gamma, us, wall in cases
+            for repeat in range(repeats)
+            for sample in range(3)
+        ]
+
+    @pytest.mark.parametrize(
+        ("new", "options", "code", "words"),
+        [
+            ({}, [], 0, "gate passed ("),
+            (
+                {"verify_us": 105.0},
+                [],
+                1,
+                "gate failed: fused at γ = 2: verify_us / baseline +5.0 %",
+            ),
+            ({"verify_us": 95.0}, [], 0, "gate passed ("),
+            ({"verify_us": 105.0}, ["--threshold", "verify_us=6%"], 0, "gate passed ("),
+            ({"verify_us": 105.0}, ["--threshold", "tau=1%,verify_us=6us"], 0, "gate passed ("),
+            ({"verify_us": 105.0}, ["--fail-on", "quality,acceptance"], 0, "gate passed ("),
+            (
+                {"wall_s": 0.6},
+                [],
+                1,
+                "gate failed: fused at γ = 2: tokens_per_s / baseline -16.7 %",
+            ),
+            ({"metric_value": 0.4}, [], 1, "quality -0.100"),
+            ({"metric_value": 0.4}, ["--fail-on", "slower"], 0, "gate passed ("),
+            ({"accepted": 4, "new_tokens": 8}, ["--fail-on", "acceptance"], 1, "alpha -0.250"),
+            ({"repeats": 2}, [], 0, "gate inconclusive, which does not fail without --strict"),
+            ({"repeats": 2}, ["--strict"], 4, "gate inconclusive, which fails under --strict"),
+            ({"verify_us": 105.0, "repeats": 2}, ["--strict"], 4, "2 repeats, not 3"),
+            ({"throttle_reasons": ["sw_power_cap"]}, ["--strict"], 4, "lock its clocks lower"),
+            ({}, ["--absolute", "--strict"], 4, "a file does not say its"),
+        ],
+    )
+    def test_exit_codes(self, write, compare, new, options, code, words):
+        old, tested = write(*self.rows()), write(*self.rows(**new))
+        found, out, err = compare(tested, "--baseline", old, *options)
+        assert (found, err) == (code, "")
+        assert words in out
+
+    def test_nothing_comparable(self, write, compare):
+        code, out, err = compare(write(*self.rows(batch_size=8)), "--baseline", write(*self.rows()))
+        assert (code, out) == (3, "")
+        assert "hint: They differ in batch_size (1 / 8)" in err
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--fail-on", "speed"], "unknown gate 'speed'"),
+            (["--threshold", "verify_us"], "names no metric and floor"),
+            (["--threshold", "verify_us=3"], "'3' is no floor of verify_us"),
+            (["--baseline", "nowhere.parquet"], "no such file"),
+        ],
+    )
+    def test_wrong_use(self, write, compare, options, words):
+        code, out, err = compare(write(row()), "--baseline", write(row()), *options)
+        assert (code, out) == (2, "")
+        assert words in err
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            ["--strict"],
+            ["--absolute"],
+            ["--fail-on", "slower"],
+            ["--threshold", "tau=1%"],
+            ["--format", "junit"],
+        ],
+    )
+    def test_what_is_the_gates_needs_a_baseline(self, write, compare, option):
+        code, out, err = compare(write(row()), *option)
+        assert (code, out) == (2, "")
+        assert "belongs to the gate" in err
+
+    def test_the_noise_beside_the_reference_is_used(self, write, compare):
+        old, new = write(*self.rows()), write(*self.rows(verify_us=105.0))
+        floors = {"verify_us/baseline": 0.08}
+        content = {"schema": "specbench.noise/1", "runs": ["a", "b"], "floors": floors}
+        old.with_suffix(".noise.json").write_text(json.dumps(content))
+        code, out, _ = compare(new, "--baseline", old)
+        assert code == 0
+        assert "floors lifted to this machine's noise, calibrated over 2 runs" in out
+
+    @pytest.mark.parametrize("output_format", ["json", "junit", "markdown"])
+    def test_formats_keep_the_exit_code(self, write, compare, output_format):
+        old, new = write(*self.rows()), write(*self.rows(verify_us=105.0))
+        code, out, _ = compare(new, "--baseline", old, "--format", output_format)
+        assert code == 1
+        start = {
+            "json": '{\n  "schema": "specbench.gate/1"',
+            "junit": "<?xml",
+            "markdown": "**gate failed",
+        }
+        assert out.startswith(start[output_format])
+
+    def test_runs_and_micro_files_do_not_mix(self, write, compare):
+        micro = Path(__file__).parents[2] / "results" / "reference" / "micro-gamma-h100.parquet"
+        code, _, err = compare(write(row()), "--baseline", micro)
+        assert code == 2
+        assert "they have nothing in common" in err
+
+    def test_methods_and_runs_have_verdicts_without_a_baseline_too(self, write, compare):
+        old, new = write(*self.rows()), write(*self.rows(verify_us=150.0))
+        code, out, _ = compare(old, new)
+        assert code == 0
+        assert "how sure: " in out
+        assert "faster -50.0 [-50.0, -50.0]" in out
+        assert "slower" in out
+        _, out, _ = compare(old, new, "--format", "json")
+        found = json.loads(out)
+        assert found["verdicts"][0]["verdict"] == "slower"
+        assert {v["verdict"] for v in found["runs"][0]["verdicts"]} == {"faster", "same"}

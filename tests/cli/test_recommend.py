@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from specbench.cli.app import main
@@ -42,8 +43,10 @@ def test_markdown_and_json(recommend):
     assert found["best"]["predicted"]["whole"] == pytest.approx(1.22, abs=0.01)
 
 
-def test_nothing_drafted_exits_3_and_a_micro_file_2(recommend):
-    code, out, err = recommend(REFERENCE / "attention-h100.parquet")
+def test_nothing_drafted_exits_3_and_a_micro_file_2(recommend, tmp_path):
+    rows = pq.read_table(REFERENCE / "attention-h100.parquet", filters=[("gamma", "=", "0")])
+    pq.write_table(rows, tmp_path / "plain.parquet")
+    code, out, err = recommend(tmp_path / "plain.parquet")
     assert (code, out) == (3, "")
     assert "no run drafted anything" in err
     code, _, err = recommend(REFERENCE / "micro-gamma-h100.parquet")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -161,3 +164,16 @@ def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def simulation() -> ModuleType:
+    """docs/simulate_gate.py: result rows of a drifting machine, and comparisons of them."""
+    path = Path(__file__).parents[2] / "docs" / "simulate_gate.py"
+    spec = importlib.util.spec_from_file_location("simulate_gate", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

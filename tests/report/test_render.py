@@ -178,8 +178,12 @@ def test_a_narrow_terminal_cuts_no_figure(write_run, demo):
 
 def test_markdown(comparison_of, demo):
     text = comparison_of(demo(), output_format="markdown")
-    tables = [line for line in text.splitlines() if line.startswith("|")]
+    tables, sure = (
+        [line for line in part.splitlines() if line.startswith("|")]
+        for part in text.split("### how sure")
+    )
     assert len(tables) == 2 + 4
+    assert len(sure) == 2 + 3  # at γ = 0 there is nothing to hold a method against
     assert len({line.count("|") for line in tables}) == 1
     assert "verify µs/step" in tables[0]
     assert "**20.0**" in line_with(text, "| fused |")

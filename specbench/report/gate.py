@@ -1,0 +1,277 @@
+"""The gate: runs against a reference, figure by figure, and what that decides.
+
+Ratios within a run gate by default, since they do not drift with the machine: a method over `baseline`
+at the same γ, the speed-up over γ = 0. Both runs' ratios are held against each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from specbench.errors import ExitCode, InputError, NotComparableError
+from specbench.floors import METRICS
+from specbench.report.captions import group_title
+from specbench.report.compare import compare_runs
+from specbench.report.findings import Rules, Side, findings
+from specbench.report.micro_findings import micro_findings
+from specbench.report.noise import Noise, quantile
+from specbench.report.pairing import Case, same_sequences
+from specbench.report.reader import Run
+from specbench.report.schema import MICRO
+from specbench.report.summary import GROUP_KEY
+from specbench.report.verdict import INCONCLUSIVE, Finding, Verdict, in_words, judge
+
+PASSED, FAILED, UNDECIDED = "passed", "failed", "inconclusive"
+_BUILD = ("kernel_hash", "git_sha", "packages", "device_name", "driver")
+"""Metadata that runs of one build on one machine have in common."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a comparison with a reference found.
+
+    Attributes:
+        references: one, or of files of `specbench micro` several that are one reference.
+        verdicts: worst first.
+        alone: cases of new runs that the reference lacks: columns of their key, `label`, `where`,
+            `run_id`.
+        notes: what else to know.
+        strict: whether an inconclusive figure fails.
+    """
+
+    references: list[Run]
+    runs: list[Run]
+    verdicts: list[Verdict]
+    gates: frozenset[str]
+    alone: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    strict: bool = False
+
+    @property
+    def gating(self) -> list[Verdict]:
+        """Those that count."""
+        return [verdict for verdict in self.verdicts if verdict.finding.gates]
+
+    @property
+    def decision(self) -> str:
+        """`PASSED`, `FAILED`, or `UNDECIDED` if nothing fails and some figure is inconclusive."""
+        if any(verdict.fails for verdict in self.verdicts):
+            return FAILED
+        unclear = any(verdict.verdict == INCONCLUSIVE for verdict in self.gating)
+        return UNDECIDED if unclear or not self.gating else PASSED
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Of the command."""
+        if self.decision == FAILED:
+            return ExitCode.REGRESSION
+        return ExitCode.INCONCLUSIVE if self.strict and self.decision == UNDECIDED else ExitCode.OK
+
+    @property
+    def sentence(self) -> str:
+        """What the gate decided, and on what."""
+        counts = Counter(verdict.verdict for verdict in self.gating)
+        listed = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+        worst = next((verdict for verdict in self.verdicts if verdict.fails), None)
+        of = f"{len(self.gating)} figures that gate: {listed}" if self.gating else "nothing gates"
+        if worst is not None:
+            found = worst.finding
+            where = f"{found.label} at γ = {found.key['gamma']}"
+            return f"gate failed: {where}: {found.figure} {in_words(worst)} ({of})"
+        if self.decision == PASSED:
+            return f"gate passed ({of})"
+        what = "fails under --strict" if self.strict else "does not fail without --strict"
+        return f"gate inconclusive, which {what} ({of})"
+
+
+def gate_runs(reference: Run, runs: Sequence[Run], rules: Rules, strict: bool = False) -> Gate:
+    """Each run against the reference.
+
+    Raises:
+        InputError: one of them is the reference itself.
+        NotComparableError: no run has a figure in common with the reference.
+    """
+    _refuse_twins([reference], runs)
+    old = Side(reference)
+    found: list[Finding] = []
+    alone: list[dict[str, Any]] = []
+    notes: list[str] = []
+    matched = False
+    for run in runs:
+        side = Side(run)
+        here = findings([side, old], rules)
+        matched = matched or bool(here)
+        found += [*here, *_missing(side, old, rules)]
+        alone += _alone(side, old)
+        notes += _notes(side, old)
+    if not matched:
+        raise NotComparableError(
+            f"{_paths([*runs, reference])} have no figure in common", _why_none([reference, *runs])
+        )
+    notes += _noise_note(rules.noise, judged := judge(found))
+    return Gate([reference], list(runs), judged, rules.gates, alone, notes, strict)
+
+
+def gate_micro(
+    references: Sequence[Run], runs: Sequence[Run], rules: Rules, strict: bool = False
+) -> Gate:
+    """Files of `specbench micro`: all of one build together are held against the reference's.
+
+    Raises:
+        InputError: one of them is the reference itself.
+        NotComparableError: they have no case in common.
+    """
+    _refuse_twins(references, runs)
+    found = micro_findings(runs, references, rules)
+    if not any(finding.estimate for finding in found):
+        raise NotComparableError(
+            f"{_paths([*runs, *references])} have no figure in common",
+            "A case is a method with B, γ, V, dtype, noise and L2: measure the same preset, with the "
+            "method baseline in it.",
+        )
+    judged = judge(found)
+    notes = _noise_note(rules.noise, judged)
+    return Gate(list(references), list(runs), judged, rules.gates, [], notes, strict)
+
+
+def _refuse_twins(references: Sequence[Run], runs: Sequence[Run]) -> None:
+    known = {reference.run_id: reference for reference in references}
+    if twin := next((run for run in runs if run.run_id in known), None):
+        raise InputError(
+            f"{twin.path} is the same run as the baseline {known[twin.run_id].path}",
+            "Give the baseline with --baseline alone, and another run as FILE.",
+        )
+
+
+def methods_against_baseline(run: Run) -> list[Verdict]:
+    """Verdicts on the methods of one run, each figure for itself, by γ as the run has them."""
+    found = findings([Side(run)], Rules())
+    order = {id(finding): place for place, finding in enumerate(found)}
+    return sorted(judge(found), key=lambda verdict: order[id(verdict.finding)])
+
+
+def calibrated(runs: Sequence[Run]) -> Noise:
+    """The noise between runs of one build on one machine: every two of them against each other.
+
+    Raises:
+        InputError: fewer than two runs, or they are not of one build and machine.
+        NotComparableError: they have no figure in common.
+    """
+    unlike = [name for name in _BUILD if len({str(run.metadata.get(name)) for run in runs}) > 1]
+    if len({run.run_id for run in runs}) < 2 or unlike:
+        what = f"they differ in {', '.join(unlike)}" if unlike else "there is one run"
+        raise InputError(
+            f"noise is between runs of one build on one machine, and {what}",
+            "Give at least two result files of the same build, or a scenario to run several times.",
+        )
+    changes: dict[str, list[float]] = {}
+    for new, old in combinations(runs, 2):
+        for finding in _between(new, old):
+            if finding.estimate is not None and np.isfinite(finding.estimate.change):
+                size = abs(finding.estimate.change)
+                part = size if finding.metric.is_difference else float(np.expm1(size))
+                changes.setdefault(f"{finding.metric.name}/{finding.over}", []).append(part)
+    if not changes:
+        raise NotComparableError(
+            "the runs have no figure in common", "Give runs of one scenario, of the same seed."
+        )
+    return Noise(
+        {name: quantile(found) for name, found in changes.items()},
+        {name: len(found) for name, found in changes.items()},
+        [run.run_id for run in runs],
+        {
+            name: runs[0].metadata.get(name)
+            for name in ("device_name", "driver", "kernel_hash", "git_sha")
+        },
+    )
+
+
+def _between(new: Run, old: Run) -> list[Finding]:
+    rules = Rules(absolute=True)
+    if new.kind == MICRO:
+        return micro_findings([new], [old], rules)
+    return findings([Side(new), Side(old)], rules)
+
+
+def _why_none(runs: Sequence[Run]) -> str:
+    failure = compare_runs(runs).failure
+    if failure is not None and failure.hint:
+        return failure.hint
+    return (
+        "Give runs of the same scenario, with the method baseline or γ = 0 in it; --absolute holds the "
+        "times themselves against each other."
+    )
+
+
+def _paths(runs: Sequence[Run]) -> str:
+    return " and ".join(str(run.path) for run in runs)
+
+
+def _missing(new: Side, old: Side, rules: Rules) -> list[Finding]:
+    """Cases of the reference without a finished sequence in the new run: nothing can be said of them."""
+    found = []
+    for key, case in old.cases.items():
+        other = new.cases.get(key)
+        if not len(case.sequences.item) or (other is not None and len(other.sequences.item)):
+            continue
+        why = (
+            f"all {other.failed} sequences failed: {other.error}" if other else "not in the new run"
+        )
+        found.append(
+            replace(
+                _empty(case, old), run_id=new.run.run_id, doubts=(why,), gates=bool(rules.gates)
+            )
+        )
+    return found
+
+
+def _empty(case: Case, side: Side) -> Finding:
+    return Finding(
+        key=case.key, where=_where(case), label=side.named(case), metric=METRICS["tokens_per_s"], over="",
+        run_id="", reference_run=side.run.run_id, gates=False, estimate=None,
+    )  # fmt: skip
+
+
+def _where(case: Case) -> str:
+    return group_title({name: case.key[name] for name in GROUP_KEY})
+
+
+def _alone(new: Side, old: Side) -> list[dict[str, Any]]:
+    return [
+        case.key | {"label": new.named(case), "where": _where(case), "run_id": new.run.run_id}
+        for key, case in new.cases.items()
+        if len(case.sequences.item)
+        and not (key in old.cases and len(old.cases[key].sequences.item))
+    ]
+
+
+def _notes(new: Side, old: Side) -> list[str]:
+    """Sequences that one run has alone, and machines that differ."""
+    lost, of = 0, 0
+    for key, case in new.cases.items():
+        if key in old.cases:
+            both = same_sequences(case.sequences, old.cases[key].sequences)[0]
+            larger = max(len(case.sequences.item), len(old.cases[key].sequences.item))
+            lost, of = lost + larger - len(both.item), of + larger
+    found = [f"{lost} of {of} sequences are in one of the runs alone: left out"] if lost else []
+    for name in ("device_name", "driver"):
+        facts = [str(side.run.metadata.get(name)) for side in (old, new)]
+        if facts[0] != facts[1]:
+            found.append(f"the runs differ in {name.replace('_', ' ')} ({' / '.join(facts)})")
+    return found
+
+
+def _noise_note(noise: Noise | None, verdicts: Sequence[Verdict]) -> list[str]:
+    lifted = sorted({v.finding.figure for v in verdicts if v.finding.calibrated})
+    if noise is None or not lifted:
+        return []
+    return [
+        f"floors lifted to this machine's noise, calibrated over {len(noise.runs)} runs: "
+        + ", ".join(lifted)
+    ]

@@ -1,0 +1,104 @@
+"""The noise of a machine: how far apart runs of one and the same build are, kept beside a reference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specbench.errors import InputError
+from specbench.report.atomic import atomic_file
+
+SUFFIX, SCHEMA = ".noise.json", "specbench.noise/1"
+QUANTILE = 0.99
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What `specbench calibrate` found.
+
+    Attributes:
+        floors: "metric/over" → the 99 % quantile of |change| between runs of one build: a part of the
+            figure, or of a metric that is a difference, that difference.
+        figures: "metric/over" → how many changes that is the quantile of.
+        runs: their ids; `about`: the machine and the build.
+    """
+
+    floors: Mapping[str, float]
+    figures: Mapping[str, int] = field(default_factory=dict)
+    runs: Sequence[str] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, metric: str, over: str) -> float:
+        """The floor for a metric that is held against `over`; 0 if none was found."""
+        return float(self.floors.get(f"{metric}/{over}", 0.0))
+
+
+def quantile(changes: Sequence[float]) -> float:
+    """The 99 % quantile of |change|; of fewer than a hundred the largest."""
+    return float(np.quantile(np.abs(changes), QUANTILE, method="higher"))
+
+
+def beside(reference: Path) -> Path:
+    """Where the noise of a reference is kept: demo-….parquet → demo-….noise.json."""
+    return reference.with_suffix(SUFFIX)
+
+
+def save_noise(noise: Noise, reference: Path) -> Path:
+    """Writes it beside the reference, atomically.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    path = beside(reference)
+    content = {
+        "schema": SCHEMA,
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quantile": QUANTILE,
+        "runs": list(noise.runs),
+        **noise.about,
+        "floors": dict(noise.floors),
+        "figures": dict(noise.figures),
+    }
+    try:
+        with atomic_file(path) as temp:
+            temp.write_text(
+                json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}",
+            "Copy the reference to a folder that can be written.",
+        ) from error
+    return path
+
+
+def load_noise(reference: Path) -> Noise | None:
+    """What is kept beside a reference; None if nothing is.
+
+    Raises:
+        InputError: the file cannot be read, or is of a newer version.
+    """
+    path = beside(reference)
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
+        found = {str(name): float(value) for name, value in content["floors"].items()}
+        if not all(np.isfinite(value) and value >= 0 for value in found.values()):
+            raise ValueError("a floor is no number from 0 up")
+        runs = [str(run) for run in content["runs"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}", "Write it anew with `specbench calibrate`."
+        ) from error
+    return Noise(
+        found, content.get("figures", {}), runs, {"device_name": content.get("device_name")}
+    )

@@ -1,0 +1,99 @@
+"""`specbench calibrate`: from files, and by running a scenario."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from specbench.cli.app import main
+from specbench.report.writer import RunWriter
+
+
+def rows(factor):
+    return [
+        {
+            **{"case_id": f"{method}-{gamma}", "pair": "demo-lm", "task": "summarization"},
+            **{"dataset": "demo", "engine": "native", "method": method, "gamma": gamma},
+            **{"implementation": "torch", "device_name": "cpu", "batch_size": 1, "status": "ok"},
+            **{"batch_index": sample, "repeat": repeat, "sample_id": f"s{sample}", "seed": 0},
+            **{"new_tokens": 10, "verify_steps": 4, "drafted": 8, "accepted": 6, "wall_s": 0.5},
+            **{
+                "verify_s": 0.1,
+                "step_verify_us": [100.0 * (factor if method == "fused" else 1)] * 4,
+            },
+        }
+        for method, gamma in (("baseline", "0"), ("baseline", "2"), ("fused", "2"))
+        for repeat in range(3)
+        for sample in range(2)
+    ]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_run(factor, **metadata):
+        writer = RunWriter(tmp_path / "results", "demo", {"kernel_hash": "k", **metadata})
+        writer.write(rows(factor))
+        return writer.finish()
+
+    return write_run
+
+
+def test_files_of_one_build(write, capsys):
+    files = [write(factor) for factor in (1.0, 1.02, 1.05)]
+    assert main(["calibrate", *map(str, files)]) == 0
+    out, err = capsys.readouterr()
+    assert "noise between 3 runs of one build" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("verify_us / baseline")]
+    assert line.split()[-2:] == ["5.00%", "3"]
+    saved = files[0].with_suffix(".noise.json")
+    assert f"wrote {saved}" in err
+    content = json.loads(saved.read_text())
+    assert content["floors"]["verify_us/baseline"] == pytest.approx(0.05, rel=1e-5)
+    assert main(["compare", str(files[2]), "--baseline", str(files[0])]) == 0
+    assert "calibrated over 3 runs" in capsys.readouterr().out
+
+
+def test_the_reference_may_be_another_file(write, tmp_path, capsys):
+    files = [write(factor) for factor in (1.0, 1.02)]
+    reference = tmp_path / "reference.parquet"
+    assert main(["calibrate", *map(str, files), "--reference", str(reference)]) == 0
+    assert (tmp_path / "reference.noise.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        ([], 2, "Missing argument"),
+        (["nowhere/*.parquet"], 2, "nothing matches"),
+        (["demo", "--runs", "1"], 2, "Invalid value for '--runs'"),
+        (["demo", "--", "--resume", "x"], 2, "--resume is no option for a calibration"),
+        (["a.parquet", "--", "--repeats", "5"], 2, "options of `specbench run` are for a scenario"),
+    ],
+)
+def test_wrong_use(capsys, argv, code, words):
+    assert main(["calibrate", *argv]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_one_file_and_another_build_are_refused(write, capsys):
+    first, other = write(1.0), write(1.0, git_sha="another")
+    assert main(["calibrate", str(first)]) == 2
+    assert "there is one run" in capsys.readouterr().err
+    assert main(["calibrate", str(first), str(other)]) == 2
+    assert "they differ in git_sha" in capsys.readouterr().err
+
+
+def test_runs_a_scenario_as_run_does(tmp_path, capfd):
+    options = ["--method", "baseline,fused", "--gamma", "0,2", "--task", "code", "--samples", "2"]
+    options += ["--repeats", "2", "--max-new-tokens", "8", "--device", "cpu"]
+    asked = ["calibrate", "smoke", "--runs", "2", "--output-dir", str(tmp_path), "--", *options]
+    assert main(asked) == 0
+    (folder,) = tmp_path.iterdir()
+    files, noise = sorted(folder.glob("*.parquet")), list(folder.glob("*.noise.json"))
+    assert (len(files), len(noise)) == (2, 1)
+    floors = json.loads(noise[0].read_text())["floors"]
+    assert floors["verify_us/baseline"] > 0
+    assert floors["alpha/"] == 0  # the same seeds, the same tokens
+    assert main(["calibrate", "no-such-scenario", "--output-dir", str(tmp_path)]) == 2
+    assert "ended with exit code 2" in capfd.readouterr().err

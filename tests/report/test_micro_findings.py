@@ -1,0 +1,103 @@
+"""The gate on files of `specbench micro`: a file is a repeat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from specbench.errors import NotComparableError
+from specbench.floors import GATES
+from specbench.report.findings import Rules
+from specbench.report.gate import FAILED, PASSED, UNDECIDED, calibrated, gate_micro
+from specbench.report.micro_writer import MicroWriter
+from specbench.report.reader import read_run
+
+ALL = Rules(frozenset(GATES))
+MACHINE = {"device_name": "H100", "driver": "580", "clocks": {"sm_max_mhz": 1980}}
+TIMES = {"baseline": 140.0, "exact": 33.0, "fused": 7.0}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """So many processes' files; the whole card is 5 % off between them, each method 0.2 %."""
+
+    def make(number, seed, slowdown=0.0, methods=TIMES, **columns):
+        random, found = np.random.default_rng(seed), []
+        for _ in range(number):
+            card = 1 + random.normal(0, 0.05)
+            rows = [
+                {
+                    **{"preset": "paper", "method": method, "implementation": "cuda"},
+                    **{"batch_size": 1, "gamma": 5, "vocab_size": 32000, "dtype": "float16"},
+                    **{"noise": 0.6, "l2": l2, "status": "ok", "replays": 30, "time_from": "graph"},
+                    **{"graph_us_spread": 0.002, "bytes_moved": 1.0, "throttle_reasons": []},
+                    "time_us": TIMES[method]
+                    * card
+                    * (1 + random.normal(0, 0.002))
+                    * (1 + slowdown * (method == "fused")),
+                }
+                | columns
+                for method in methods
+                for l2 in ("cold", "warm")
+            ]
+            writer = MicroWriter(tmp_path, "paper", MACHINE)
+            writer.write(rows, complete=True)
+            found.append(read_run(writer.path))
+        return found
+
+    return make
+
+
+def test_the_same_build_passes_and_a_slower_kernel_fails(files):
+    old = files(5, 1)
+    assert gate_micro(old, files(5, 2), ALL).decision == PASSED
+    gate = gate_micro(old, files(5, 3, slowdown=0.05), ALL)
+    assert gate.decision == FAILED
+    assert {v.finding.label for v in gate.verdicts if v.fails} == {"fused"}
+
+
+def test_one_file_a_side_is_undecided_however_many_replays(files):
+    gate = gate_micro(files(1, 1), files(1, 2, slowdown=0.5), ALL, strict=True)
+    assert {v.verdict for v in gate.verdicts} == {"inconclusive"}
+    assert all("replays of one process are no repeats" in v.reason for v in gate.verdicts)
+    assert gate.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"throttle_reasons": ["hw_slowdown"]}, "GPU slowed down (hw_slowdown)"),
+        ({"implementation": "torch"}, "implementation cuda / torch"),
+        ({"time_from": "kernels"}, "time from graph / kernels"),
+        ({"graph_us_spread": 0.2}, "spread over 10% between replays"),
+    ],
+)
+def test_doubts_are_never_a_pass(files, columns, why):
+    gate = gate_micro(files(3, 1), files(3, 2, **columns), ALL)
+    assert gate.decision == UNDECIDED
+    assert all(why in v.why for v in gate.verdicts)
+
+
+def test_a_method_that_is_gone_is_listed(files):
+    gate = gate_micro(files(3, 1), files(3, 2, methods=["baseline", "exact"]), ALL)
+    gone = [v for v in gate.verdicts if v.finding.label == "fused"]
+    assert {v.why for v in gone} == {("not in the new files",)}
+    assert gate.decision == UNDECIDED
+
+
+def test_times_themselves_only_if_asked(files):
+    old, new = files(5, 1), files(5, 2)
+    assert {v.finding.over for v in gate_micro(old, new, ALL).verdicts} == {"baseline"}
+    rules = Rules(frozenset(GATES), absolute=True)
+    assert {v.finding.over for v in gate_micro(old, new, rules).verdicts} == {"baseline", ""}
+
+
+def test_other_shapes_are_not_comparable(files):
+    with pytest.raises(NotComparableError, match="no figure in common"):
+        gate_micro(files(3, 1), files(3, 2, gamma=9), ALL)
+
+
+def test_noise_between_files(files):
+    noise = calibrated(files(4, 1))
+    assert 0.0005 < noise.of("time_us", "baseline") < 0.02
+    assert noise.of("time_us", "") > noise.of("time_us", "baseline")
