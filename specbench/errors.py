@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -66,3 +67,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """ "Did you mean 'x'? " for the known name most like `name`; empty if none is."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f"Did you mean {found[0]!r}? " if found else ""
+
+
+def given_path(text: str | Path) -> Path:
+    """A path that a user gave, `~` expanded; whether there is something is for the caller to ask.
+
+    Raises:
+        InputError: this system can have no such path, or does not let this user look.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        shown = str(text) if len(str(text)) <= 80 else f"{str(text)[:77]}..."
+        raise InputError(f"{shown!r} cannot be read: {reason}", "Check the path.") from None
+    return path

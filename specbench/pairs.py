@@ -20,7 +20,7 @@ import numpy as np
 from specbench import whisper
 from specbench.architectures import BASS_DRAFT, BASS_TARGET, configuration, dummy_model
 from specbench.assets import demo_dir
-from specbench.errors import InputError, MachineError, unknown_name
+from specbench.errors import InputError, MachineError, given_path, unknown_name
 from specbench.tasks.base import PairKind, PromptStyle, Sample
 
 LoadFormat = Literal["auto", "dummy"]
@@ -147,9 +147,7 @@ def get_pair(name: str) -> PairSpec:
     if not target or not draft:
         raise InputError(f"pair {name!r} names one model", "Give two: TARGET+DRAFT.")
     # The shell leaves the tilde behind a plus sign alone.
-    return PairSpec(
-        name, str(Path(target).expanduser()), str(Path(draft).expanduser()), "ad hoc", kind=None
-    )
+    return PairSpec(name, str(given_path(target)), str(given_path(draft)), "ad hoc", kind=None)
 
 
 def pair_kind(spec: PairSpec) -> PairKind:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
 from specbench.audio import check_length
 from specbench.cuda.requirements import check_cooperative_launch, require
-from specbench.errors import InputError, MachineError
+from specbench.errors import InputError, MachineError, given_path
 from specbench.memory import check_fits
 from specbench.pairs import (
     PairSpec,
@@ -109,7 +108,7 @@ def plan(scenario: Scenario) -> Plan:
     datasets |= {name: task.fingerprint() for name, task in texts.items()}
     if scenario.dataset is not None and _is_path(scenario.dataset):
         # A run may be resumed from another directory.
-        path = str(Path(scenario.dataset).expanduser().resolve())
+        path = str(given_path(scenario.dataset).resolve())
         scenario = scenario.model_copy(update={"dataset": path})
         cases = [case if case.dataset is None else replace(case, dataset=path) for case in cases]
     cases = _without_twins(cases, device)
@@ -123,7 +122,7 @@ def _given(scenario: Scenario, task: str) -> str | None:
 
 
 def _is_path(dataset: str) -> bool:
-    return dataset not in (DEMO, *hub_datasets()) and Path(dataset).expanduser().exists()
+    return dataset not in (DEMO, *hub_datasets()) and given_path(dataset).exists()
 
 
 def _judged(scenario: Scenario, cases: list[Case]) -> tuple[list[Case], list[str]]:

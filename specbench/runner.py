@@ -43,6 +43,7 @@ from specbench.telemetry.flops import (
     peak_flops,
     target_tokens,
 )
+from specbench.telemetry.lost import lost_reason
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 from specbench.telemetry.spans import SpanRecorder, Spans, uncollected
 from specbench.telemetry.trace import StepTrace
@@ -55,6 +56,10 @@ Engine: TypeAlias = "NativeEngine | TransformersEngine"
 
 MOST_FEATURES = 512
 """Features of so many utterances are kept, of Whisper a megabyte each."""
+
+
+NOT_RUN = "not run"
+"""How the error of a sequence begins that was left out because the GPU was lost."""
 
 
 class Talk(Protocol):
@@ -83,13 +88,23 @@ class Outcome:
     interrupted: bool = False
     errors: list[str] = field(default_factory=list)
     """The distinct reasons of failures, in order."""
+    lost: str | None = None
+    """How the GPU was lost, if it was; what came afterwards was not run."""
+
+    def loses_gpu(self, error: Exception, where: str) -> bool:
+        """Notes it, if the error means that."""
+        reason = lost_reason(error)
+        if reason is not None and self.lost is None:
+            self.lost = f"the GPU was lost in {where}: {reason}"
+        return reason is not None
 
 
 def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
     """Runs every case that is not skipped and not finished already; each block is written when done.
 
-    A case that fails becomes rows with the reason; the others go on. Ctrl-C writes what is finished
-    and returns with `interrupted` set.
+    A case that fails becomes rows with the reason; the others go on, unless it took the GPU along:
+    then they fail too, and `lost` is set. Ctrl-C writes what is finished and returns with `interrupted`
+    set.
     """
     outcome = Outcome()
     skipped = [case for case in todo.cases if case.skip]
@@ -108,6 +123,9 @@ def execute(todo: Plan, writer: RunWriter, talk: Talk) -> Outcome:
             _run_pairs(todo, cases, writer, talk, outcome)
     except KeyboardInterrupt:
         outcome.interrupted = True
+    except Exception as error:  # leaving the device's context can fail once more
+        if outcome.lost is None or not lost_reason(error):
+            raise
     finally:
         torch.set_num_threads(threads)
     return outcome
@@ -130,9 +148,16 @@ def _run_pairs(
     last: _PairRun | None = None
     for group in groups:
         last = None  # its memory is the next one's
-        last = loaded(group)
-        last.run()
-    for group in reversed(groups):  # the last one is there already
+        try:
+            last = loaded(group) if outcome.lost is None else None
+        except Exception as error:
+            if not outcome.loses_gpu(error, f"loading {group[0].pair}"):
+                raise
+        if last is None:
+            _leave_out(todo, group, writer, outcome)
+        else:
+            last.run()
+    for group in reversed(groups if outcome.lost is None else []):  # the last one is there already
         wanted = [case for case in group if profiling.is_wanted(todo, case, writer)]
         try:
             if wanted and (last is None or last.cases is not group):
@@ -145,6 +170,17 @@ def _run_pairs(
         except Exception as error:  # what was measured stands
             last = None
             talk.notice(f"no profile of {group[0].pair}: {_reason(error)}")
+
+
+def _leave_out(todo: Plan, group: list[Case], writer: RunWriter, outcome: Outcome) -> None:
+    """Of a pair that the GPU was lost for, a failed row for each case."""
+    failure = _not_run(outcome) | {"repeat": 0}
+    writer.write([case_row(todo, writer.run_id, case) | failure for case in group])
+    outcome.failed += len(group)
+
+
+def _not_run(outcome: Outcome) -> Row:
+    return {"status": "failed", "error": f"{NOT_RUN}: {outcome.lost}"}
 
 
 def _reason(error: Exception) -> str:
@@ -228,9 +264,15 @@ class _PairRun:
             works, reason = self.nvml.available()
             if not works:
                 self.talk.notice(reason)
+            gaps = self.nvml.gaps()
+            for why in sorted({*gaps.values()}):
+                columns = sorted(column for column in gaps if gaps[column] == why)
+                self.talk.notice(f"no {', '.join(columns)}: {why}")
             for repeat in range(self.todo.scenario.repeats):
                 for _, block in itertools.groupby(self.cases, _block_key):
                     self._run_block(list(block), repeat)
+            if self.nvml.lost:
+                self.talk.notice(f"GPU telemetry ended early: {self.nvml.lost}")
 
     def profile(self, case: Case) -> None:
         """Decodes a few steps of the case once more, and looks at their kernels."""
@@ -249,11 +291,8 @@ class _PairRun:
 
     def _run_block(self, block: list[Case], repeat: int) -> None:
         policies = {case.case_id: make_policy(case.gamma) for case in block}
-        self.engine = self._engine(block[0].engine)
-        self._reserve(block)
-        if repeat == 0:
-            self.talk.stage("warming up")
-            self._warm_up(block)
+        if self.outcome.lost is None:
+            self._get_ready(block, repeat)
         for index, batch in enumerate(self._batches(block[0])):
             rows: list[Row] = []
             try:
@@ -263,6 +302,17 @@ class _PairRun:
                     self.talk.advance(len(batch), f"{case.method} γ={case.gamma}")
             finally:
                 self.writer.write(self._judged(rows))
+
+    def _get_ready(self, block: list[Case], repeat: int) -> None:
+        try:
+            self.engine = self._engine(block[0].engine)
+            self._reserve(block)
+            if repeat == 0:
+                self.talk.stage("warming up")
+                self._warm_up(block)
+        except Exception as error:
+            if not self._loses_gpu(error, "making room"):
+                raise
 
     def _judged(self, rows: list[Row]) -> list[Row]:
         """A round's rows, scored together where that means running what was written.
@@ -284,6 +334,10 @@ class _PairRun:
         self, case: Case, policy: GammaPolicy, repeat: int, index: int, batch: Sequence[Sample]
     ) -> list[Row]:
         rows = [self._base_row(case, repeat, index, sample) for sample in batch]
+        if self.outcome.lost is not None:
+            rows = [row | _not_run(self.outcome) for row in rows]
+            self._count(case, rows)
+            return rows
         failure: Row | None = None
         try:
             self._reset_peak_memory()
@@ -297,11 +351,29 @@ class _PairRun:
                 row |= machine | self._result(case, requests[i], generations[i], batch[i], spans, i)
         except Exception as error:  # whatever a method of another package or a model may raise
             failure = failure_row(error)
+            self._loses_gpu(error, _name(case))
         if failure is not None:  # here, where the error no longer holds the memory of what failed
-            self.engine.release()
+            self._release(case)
             rows = [self._base_row(case, repeat, index, sample) | failure for sample in batch]
         self._count(case, rows)
         return rows
+
+    def _release(self, case: Case) -> None:
+        """Where the GPU is lost there is nothing to give back, and asking fails once more."""
+        try:
+            if self.outcome.lost is None:
+                self.engine.release()
+        except Exception as error:
+            if not self._loses_gpu(error, _name(case)):
+                raise
+
+    def _loses_gpu(self, error: Exception, where: str) -> bool:
+        """Whether it does; then the user is told."""
+        before = self.outcome.lost
+        found = self.outcome.loses_gpu(error, where)
+        if self.outcome.lost is not None and before is None:
+            self.talk.notice(f"{self.outcome.lost}; this process can run nothing more on it")
+        return found
 
     def _tell_refusals(self) -> None:
         for refusal in self.engine.refusals:
@@ -349,7 +421,9 @@ class _PairRun:
                 try:
                     requests = [self._request(case, sample, 0) for sample in batch]
                     self._decode(case, make_policy(case.gamma), requests)
-                except Exception:
+                except Exception as error:
+                    if self._loses_gpu(error, f"warming up {_name(case)}"):
+                        return
                     continue  # The measured run meets it again and records it.
 
     def _reserve(self, block: Sequence[Case]) -> None:
@@ -498,10 +572,16 @@ class _PairRun:
     ) -> Row:
         """What the machine did meanwhile; the batch's energy is shared equally by its sequences."""
         window = self.nvml.window(spans.start_s, spans.start_s + spans.wall_s + spans.capture_s)
-        if spans.capture_s:
-            window["energy_j"] = None  # the counter has the captures in it
-        if window.get("energy_j") is not None:
-            window["energy_j"] /= len(requests)
+        if spans.capture_s:  # the counter has the captures in it
+            window |= {"energy_j": None, "energy_coarse_j": None}
+        if window.get("foreign_processes"):
+            self._tell_once(
+                "other processes compute on the GPU, so that times are not to be trusted: "
+                "the column foreign_processes names them"
+            )
+        for name in ("energy_j", "energy_coarse_j"):
+            if window.get(name) is not None:
+                window[name] /= len(requests)
         if self.todo.device.type == "cuda":
             window["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.todo.device)
         return window | {"mfu": self._utilisation(spans, requests, generations)}
@@ -538,13 +618,18 @@ class _PairRun:
                 self.outcome.ok += 1
                 continue
             self.outcome.failed += 1
-            reason = f"{case.method} γ={case.gamma}: {row['error']}"
-            if reason not in self.outcome.errors:
+            reason = f"{_name(case)}: {row['error']}"
+            is_told = row["error"].startswith(NOT_RUN) or reason in self.outcome.errors
+            if not is_told:  # `lost` says why cases were not run
                 self.outcome.errors.append(reason)
 
     def _reset_peak_memory(self) -> None:
         if self.todo.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.todo.device)
+
+
+def _name(case: Case) -> str:
+    return f"{case.method} γ={case.gamma}"
 
 
 def _block_key(case: Case) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from specbench.assets import scenarios_dir
-from specbench.errors import InputError, nearest, unknown_name
+from specbench.errors import InputError, given_path, nearest, unknown_name
 from specbench.floors import parse_floor
 from specbench.sampling.names import COLDEST, MAX_GAMMA, POLICIES, SIGMOID_RANGE
 from specbench.tasks.base import (
@@ -469,9 +469,22 @@ def load_scenario(
     ), text
 
 
-def restore_scenario(text: str) -> Scenario:
-    """A scenario from its own `model_dump_json()`, in which JSON has turned tuples into lists."""
-    return _validate(json.loads(text), "the saved scenario")
+def restore_scenario(text: str | None) -> Scenario:
+    """A scenario from its own `model_dump_json()`, in which JSON has turned tuples into lists.
+
+    Raises:
+        InputError: it is not that, or None: the run was begun by something else.
+    """
+    try:
+        fields = json.loads(text or "")
+    except (ValueError, TypeError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise InputError(
+            f"the run's saved scenario cannot be read: {_short(repr(text))}",
+            "Start it anew, without --resume.",
+        )
+    return _validate(fields, "the saved scenario")
 
 
 class _Loader(yaml.SafeLoader):
@@ -488,7 +501,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _find(name_or_path: str) -> Path:
-    path = Path(name_or_path)
+    path = given_path(name_or_path)
     if path.suffix in {".yaml", ".yml"} or path.parent != Path():
         if not path.is_file():
             raise InputError(f"there is no scenario file {name_or_path}", "Check the path.")

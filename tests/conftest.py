@@ -23,6 +23,8 @@ from hypothesis import settings
 
 # A shared machine has slow moments, and a failure must come again on the next machine.
 settings.register_profile("specbench", deadline=None, derandomize=True)
+# `pytest --hypothesis-profile=full`: other inputs each time, and many more.
+settings.register_profile("full", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("specbench")
 
 SPECIAL = ["<pad>", "<s>", "</s>"]

@@ -167,7 +167,8 @@ class TestRows:
             "nvml_t_s", "nvml_gpu_util_pct", "nvml_mem_used_bytes", "nvml_power_w",
             "nvml_sm_clock_mhz", "energy_j", "peak_memory_bytes", "mfu", "throttle_reasons",
             "gpu_s", "host_gap_s", "synthetic_acceptance", "prompt_lengths", "audio_s",
-            "answer_tokens", "verdict", "law_tv",
+            "answer_tokens", "verdict", "law_tv", "energy_coarse_j", "energy_period_s",
+            "foreign_processes",
         }  # fmt: skip
         empty = {name for name in rows if rows[name].isna().any()}
         assert empty == unknown_on_a_cpu
@@ -348,6 +349,17 @@ class TestTimes:
         rows = run(batch_size=2).rows
         assert [None if pd.isna(value) else value for value in rows["energy_j"]] == [energy] * 2
         assert windows == pytest.approx([rows["batch_wall_s"][0] + capture_s])
+
+    def test_what_the_gpu_does_not_tell_is_said_once_and_so_is_who_else_is_there(
+        self, run, monkeypatch
+    ):
+        refused = {"nvml_power_w": "Not Supported", "energy_j": "Not Supported"}
+        monkeypatch.setattr(NvmlSampler, "gaps", lambda self: refused)
+        monkeypatch.setattr(NvmlSampler, "window", lambda *_: {"foreign_processes": ["x (pid 1)"]})
+        ran = run()
+        assert ran.talk.notices.count("no energy_j, nvml_power_w: Not Supported") == 1
+        assert sum("other processes compute on the GPU" in one for one in ran.talk.notices) == 1
+        assert [list(one) for one in ran.rows["foreign_processes"]] == [["x (pid 1)"]] * 2
 
 
 class TestLuckAndOrder:
@@ -530,6 +542,68 @@ class TestFailures:
         assert all(error.__name__ in text for text in failed["error"])
         assert (ran.outcome.ok, ran.outcome.failed) == (10, 2)
         assert len(ran.outcome.errors) == 1, "the same reason is said once"
+
+    @pytest.fixture
+    def loss(self):
+        error = torch.AcceleratorError("CUDA error: unspecified launch failure\nmore about it")
+        error.error_code = 719
+        return error
+
+    def test_a_lost_gpu_ends_the_run_and_every_sequence_has_its_row(self, run, calls, loss):
+        calls.fail_at[4] = loss  # the first of the second round
+        ran = run(method="baseline,fused", gamma="0,2", samples=3, repeats=2)
+        assert len(calls) == 5, "a dead context is left alone"
+        assert len(ran.rows) == 2 * 2 * 3 * 2
+        assert not ran.rows.duplicated(KEY).any()
+        assert ran.rows["status"].value_counts().to_dict() == {"failed": 20, "ok": 4}
+        failed = ran.rows["error"].dropna()
+        assert failed.str.startswith("not run: the GPU was lost in fused γ=2: CUDA").sum() == 19
+        assert failed.str.startswith("AcceleratorError: CUDA error: unspecified").sum() == 1
+        lost = "the GPU was lost in fused γ=2: CUDA error: unspecified launch failure"
+        assert ran.outcome.lost == lost
+        assert (ran.outcome.ok, ran.outcome.failed) == (4, 20)
+        assert len(ran.outcome.errors) == 1, "what was not run is told once, by `lost`"
+        assert any(notice.startswith(lost) for notice in ran.talk.notices)
+        assert ran.talk.advanced == ran.talk.expected
+
+    def test_a_gpu_that_is_lost_while_warming_up(self, run, calls, loss):
+        calls.fail_at[1] = loss
+        ran = run(method="baseline,fused,block", warmup=1)
+        assert len(calls) == 2
+        assert ran.outcome.lost.startswith("the GPU was lost in warming up fused γ=3: CUDA error")
+        assert set(ran.rows["status"]) == {"failed"}
+        assert len(ran.rows) == 3 * 2
+
+    def test_a_gpu_that_is_lost_before_a_pair_is_loaded(self, run, calls, loss, monkeypatch):
+        loads = []
+
+        def load(spec, device, dtype, load_format):
+            loads.append(dtype)
+            if dtype == "float16":
+                raise loss
+            return load_pair(spec, device, dtype, load_format)
+
+        monkeypatch.setattr(runner, "load_pair", load)
+        ran = run(dtype="float32,float16,bfloat16", profile="trace")
+        assert loads == ["float32", "float16"]
+        assert list(ran.rows["status"]) == ["ok", "ok", "failed", "failed"]
+        assert "lost in loading" in ran.outcome.lost
+        assert ran.outcome.failed == 2
+        assert not any("profile" in notice for notice in ran.talk.notices)
+
+    @pytest.mark.parametrize("where", ["release", "reserve"])
+    def test_a_loss_that_shows_late_is_one_too(self, run, calls, loss, monkeypatch, where):
+        """The failure itself may not say so; giving memory back, or asking for it, does."""
+
+        def fail(*_):
+            raise loss
+
+        calls.fail_at[1] = RuntimeError("a kernel of another package is broken")
+        monkeypatch.setattr(NativeEngine, where, fail)
+        ran = run(samples=3)
+        assert "CUDA error" in ran.outcome.lost
+        assert set(ran.rows["status"]) <= {"ok", "failed"}
+        assert len(ran.rows) == 3
 
     def test_out_of_memory_takes_no_figures_from_the_sample_before(self, run, calls):
         calls.fail_at[1] = torch.OutOfMemoryError("CUDA out of memory")

@@ -229,7 +229,7 @@ def _reopened_writer(output_dir: Path, run_id: str) -> tuple[RunWriter, Scenario
     from specbench.telemetry.environment import capture
 
     writer = RunWriter(output_dir, "", capture(sys.argv, None), run_id=run_id, resume=True)
-    return writer, restore_scenario(writer.metadata["resolved_scenario"])
+    return writer, restore_scenario(writer.metadata.get("resolved_scenario"))
 
 
 def _require_same_device(writer: RunWriter, todo: Plan) -> None:
@@ -259,7 +259,7 @@ def _execute(todo: Plan, writer: RunWriter, talk: Console) -> None:
         if writer.finish(complete=False) is not None:
             talk.print(f"stopped: {_resume(writer)} goes on", markup=False, soft_wrap=True)
         raise
-    path = writer.finish(complete=not outcome.interrupted)
+    path = writer.finish(complete=not outcome.interrupted and outcome.lost is None)
     if path is not None and outcome.ok:
         render_run(read_run(path))
     _report(outcome, path, _resume(writer), talk)
@@ -282,6 +282,8 @@ def _report(outcome: Outcome, path: Path | None, resume: str, talk: Console) -> 
         how = f"{resume} goes on" if path is not None else "nothing was finished yet"
         talk.print(f"interrupted: {how}", markup=False, soft_wrap=True)
         raise typer.Exit(ExitCode.INTERRUPTED)
+    if outcome.lost is not None:
+        talk.print(f"{outcome.lost}: {resume} goes on", markup=False, soft_wrap=True)
     if outcome.failed:
         raise typer.Exit(ExitCode.FAILED_CASES)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMP_SUFFIX = ".tmp"
@@ -25,7 +25,8 @@ def atomic_file(path: Path, temp_dir: Path | None = None) -> Iterator[Path]:
         _sync(temp)
         temp.replace(path)
     except BaseException:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be written can often not be deleted either
+            temp.unlink(missing_ok=True)
         raise
     _sync(path.parent)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specbench.report.micro import SLOWED
+from specbench.report.clocks import tainting
 from specbench.report.pairing import FOREIGN, Case
 
 SAME_CLOCK = 0.02
@@ -20,7 +20,7 @@ def disturbed(files: Sequence[Mapping[str, Any]], cases: Sequence[Case]) -> list
         files: the metadata of each run's file.
     """
     found = []
-    slow = {why for case in cases for why in case.throttled if any(part in why for part in SLOWED)}
+    slow = {why for case in cases for why in tainting(case.throttled)}
     if slow:
         found.append(f"GPU slowed down ({', '.join(sorted(slow))})")
     foreign = {name for case in cases for name in case.foreign}

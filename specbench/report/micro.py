@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from specbench.errors import NotComparableError
+from specbench.report.clocks import TAINTING, tainting
 from specbench.report.compare import BASELINE
 from specbench.report.reader import Run
 from specbench.report.schema import MICRO_KEY, SHAPE_KEY
@@ -22,8 +23,8 @@ Shape = tuple[Any, ...]
 STEADY_REPLAYS = 10
 """Fewer, and a figure is called unsteady."""
 """Cold inputs hold this many times the L2 together; with less, some of them were warm."""
-SLOWED = ("power", "thermal", "slowdown")
-"""Parts of the names of reasons for low clocks that mean a slower GPU than it could be."""
+SLOWED = tuple(TAINTING)
+"""Reasons for low clocks that mean a slower GPU than it could be."""
 
 _LISTS = {"throttle_reasons", "graph_us_samples", "host_us_samples", "wall_us_samples"}
 
@@ -118,7 +119,7 @@ def _doubts(line: Line) -> list[str]:
         doubts.append(f"fewer than {STEADY_REPLAYS} replays")
     if (line.get(f"{line['time_from']}_us_spread") or 0) > STEADY_SPREAD:
         doubts.append(f"spread over {STEADY_SPREAD:.0%} between replays")
-    if slow := [r for r in line["throttle_reasons"] if any(part in r for part in SLOWED)]:
+    if slow := tainting(line["throttle_reasons"]):
         doubts.append(f"GPU slowed down ({', '.join(slow)})")
     return doubts if line["status"] == "ok" else []
 

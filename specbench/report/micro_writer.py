@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,8 @@ class MicroWriter:
         self.path = output_dir / file_name(f"micro-{preset}", self.metadata)
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self.path) as temp:  # the probe, before anything is measured
-                temp.touch()
-            self.path.unlink()
+            with tempfile.TemporaryFile(dir=output_dir) as probe:  # before anything is measured
+                probe.write(b"0")
         except OSError as error:
             raise not_writable(output_dir, error) from error
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.api.extensions import ExtensionDtype
 
-from specbench.errors import InputError
+from specbench.errors import InputError, given_path
 from specbench.report.schema import (
     BEFORE_1_1,
     BEFORE_1_3,
@@ -40,6 +40,11 @@ REQUIRED = {
 }
 """By kind of file: without these there is nothing to compare; any other missing column reads as null,
 or as what is known of files that lack it."""
+
+
+_TEXTS = {"run_id", "created_utc", "scenario", "resolved_scenario", "device_name", "driver"}
+_OBJECTS = {"methods", "packages", "clocks", "cuda", "cpu"}
+"""Kinds of the metadata's fields; each may be null, or missing."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def read_runs(paths: str | Path | Iterable[str | Path]) -> list[Run]:
 
 def read_run(path: str | Path) -> Run:
     """One result file; errors as in `load_results`."""
-    path = Path(path)
+    path = given_path(path)
     if not path.exists():
         raise InputError(f"no such file: {path}", "`ls results` shows the runs there are.")
     with _damage_reported(path):
@@ -145,7 +150,7 @@ def expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _expand_one(given: str | Path) -> Sequence[Path]:
-    path = Path(given).expanduser()
+    path = given_path(given)
     if path.is_dir():
         files = sorted(path.glob("*.parquet"))
     elif not path.exists() and glob.has_magic(str(path)):
@@ -171,7 +176,8 @@ def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
         metadata = json.loads(text)
         version = metadata["schema_version"]
         newer = int(version.split(".")[0]) > int(SCHEMA_VERSION.split(".")[0])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check_kinds(metadata)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} has specbench metadata that cannot be read: {error!r}",
             "The file was changed by another program; take the original.",
@@ -188,6 +194,21 @@ def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
             "Update specbench: pip install --upgrade specbench",
         )
     return dict(metadata)
+
+
+def _check_kinds(metadata: dict[str, Any]) -> None:
+    """What the layers above rely on, in what they know of a newer version's metadata too.
+
+    Raises:
+        ValueError: a field is of another kind than any version wrote.
+    """
+    for names, kind in ((_TEXTS, str), (_OBJECTS, dict)):
+        for name in names & metadata.keys():
+            if metadata[name] is not None and not isinstance(metadata[name], kind):
+                raise ValueError(f"{name} is {metadata[name]!r}")
+    methods = metadata.get("methods") or {}
+    if wrong := next((one for one in methods.values() if not isinstance(one, dict)), None):
+        raise ValueError(f"a method is {wrong!r}")
 
 
 def _kind(metadata: dict[str, Any]) -> str:

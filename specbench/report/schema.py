@@ -17,6 +17,8 @@ History of `SCHEMA_VERSION` (readers refuse a newer major number):
         `verify_launches` are no longer always null.
     1.4 (2026-11): decoding stops where an answer is final. `finish_reason` may be "stop"; what a step
         brought past that is in no column. Before, it went on and was cut afterwards.
+    1.5 (2026-11): who else is on the GPU: `foreign_processes`. Energy of short batches, for sums:
+        `energy_coarse_j`, with `energy_period_s`; `energy_j` wants ten such periods, before a second.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 METADATA_KEY = b"specbench"
 """Key of the file's metadata: a JSON object with `schema_version`, `kind` ("micro"; a run's file has
 none), `run_id`, `created_utc`, `argv`,
@@ -133,13 +135,19 @@ MACHINE: list[pa.Field[Any]] = [
     pa.field("nvml_mem_used_bytes", pa.list_(pa.int64())),
     pa.field("nvml_power_w", pa.list_(pa.float32())),
     pa.field("nvml_sm_clock_mhz", pa.list_(pa.float32())),
-    # an equal share of the batch's; null if it is shorter than a second, or captures were in it
+    # an equal share of the batch's; null if it is shorter than ten periods, or captures were in it
     pa.field("energy_j", pa.float64()),
+    # the same where it is shorter: off by a period's worth at either end, so fit for sums alone
+    pa.field("energy_coarse_j", pa.float64()),
+    pa.field("energy_period_s", _SECONDS),  # between two steps of the GPU's counter
     # of the process: models, this case's caches and logits, and what its block of cases shares
     pa.field("peak_memory_bytes", _COUNT),
     # the batch's: 2 · parameters · tokens processed / batch_wall_s / peak; null: no peak is known
     pa.field("mfu", pa.float64()),
-    pa.field("throttle_reasons", pa.list_(_TEXT)),
+    pa.field("throttle_reasons", pa.list_(_TEXT)),  # see report.clocks
+    # who else computed on the GPU: "python3 (pid 4711, 2.1 GB)", in a container the pid alone, there
+    # maybe of the host's numbering; [] if nobody; null: it is not told
+    pa.field("foreign_processes", pa.list_(_TEXT)),
 ]
 
 QUALITY: list[pa.Field[Any]] = [

@@ -44,7 +44,11 @@ _NUMBERS = [
     *["answer_tokens", "target_logprob", "document_kept"],
     *["law_tv", "repetition_4", "distinct_1", "distinct_2"],
     *["verify_kernel_us", "verify_launches"],
+    *["energy_j", "energy_coarse_j", "energy_period_s"],
 ]
+ENERGY_PERIODS, USUAL_PERIOD_S = 10, 0.1
+"""Energy of a case is known if its batches hold so many of the counter's periods (see `_energy`); files
+before schema 1.5 do not say how long one is."""
 _PROFILED = ["verify_kernel_us", "verify_launches"]
 _READS = {
     "logprob": "target_logprob", "law_tv": "law_tv", "repetition_4": "repetition_4",
@@ -79,6 +83,8 @@ def summarise(rows: pd.DataFrame, time_budget_s: float | None = None) -> pd.Data
       (see `stats`), the means over the problems that a batch holds, whose clock starts with the batch,
       or under refill with the first of a problem's sequences. Which sequences a batch holds of a problem
       is the run's: with a batch of one each is a trial of its own
+    - `j_per_token`: energy of the whole GPU over the new tokens; NaN where the batches are too few and
+      too short for its counter, or it is not told
     - over γ = 0 of the same group: `speedup` (of `tokens_per_s`), `ptl_speedup`
     - medians over all steps: `draft_us`, `target_us`, `verify_us`
     - of a step, by the profiling pass: `verify_kernel_us`, `verify_launches`
@@ -122,6 +128,7 @@ def _line(case: Columns, budget_s: float) -> dict[str, Any]:
     line |= {name: int(np.nansum(ok[name])) for name in counts}
     batches = _batches(ok)
     line |= _rates(line, ok, batches) | _latency(ok, batches) | _step_times(ok)
+    line["j_per_token"] = _energy(ok, batches)
     line |= {"time_budget_s": budget_s, "budget_tokens": _tokens_within(budget_s, ok)}
     line |= _passes(line, ok, budget_s)
     line["unsteady"] = _doubts(line)
@@ -214,6 +221,26 @@ def _latency(ok: Columns, batches: _Batches) -> dict[str, float]:
         "ptl_first_s": stats.ptl_mean([stats.ptl_first(ptl_s[i], end_s[i]) for i in parts]),
         "ptl_last_s": stats.ptl_mean([stats.ptl_last(ptl_s[i], end_s[i]) for i in parts]),
     }
+
+
+def _energy(ok: Columns, batches: _Batches) -> float:
+    """Joules per new token, over the batches whose energy was read.
+
+    The counter moves once a period, whenever a batch begins: each batch is off by up to a period's
+    energy at either end, independently of the others, so that over n of them the error grows as √n and
+    the energy as their time. One batch wants ten periods, n want 10·√n: 10 % at most, as with one.
+    """
+    joules = np.where(np.isnan(ok["energy_j"]), ok["energy_coarse_j"], ok["energy_j"])
+    told = ~np.isnan(joules)
+    read = np.unique(batches.of[told])
+    if not len(read):
+        return stats.NAN
+    periods = ok["energy_period_s"][told]
+    period_s = USUAL_PERIOD_S if np.isnan(periods).all() else float(np.nanmax(periods))
+    if batches.wall_s[read].sum() < ENERGY_PERIODS * period_s * np.sqrt(len(read)):
+        return stats.NAN
+    tokens = ok["new_tokens"][told].sum()
+    return float(joules[told].sum() / tokens) if tokens else stats.NAN
 
 
 def _tokens_within(budget_s: float, ok: Columns) -> float:

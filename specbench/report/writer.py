@@ -1,7 +1,8 @@
 """Writes a run's rows part by part, so that a killed run loses at most the part in flight.
 
-`<output_dir>/.partial/<run_id>/` holds `run.json` (the run's metadata) and `part-000001.parquet`,
-`part-000002.parquet`, ... until `RunWriter.finish` joins them into one file.
+`<output_dir>/.partial/<run_id>/` holds `run.json` (the run's metadata), `lock` (see `report.lock`) and
+`part-000001.parquet`, `part-000002.parquet`, ... until `RunWriter.finish` joins them into one file. Each
+part has the metadata too, so that the loss of `run.json` alone loses nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +16,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specbench.errors import InputError, MachineError
 from specbench.report.atomic import atomic_file, remove_leftovers
-from specbench.report.partial import METADATA_FILE, PARTIAL, read_partial
+from specbench.report.lock import HeldError, hold
+from specbench.report.partial import (
+    METADATA_FILE,
+    PARTIAL,
+    list_partial,
+    part_number,
+    read_partial,
+    unknown_run,
+)
 from specbench.report.schema import METADATA_KEY, SCHEMA, SCHEMA_VERSION
 
 DAMAGED_SUFFIX, NOTES_FILE = ".damaged", "notes.json"
@@ -70,7 +80,8 @@ class RunWriter:
         run_id: None makes one up; needed with `resume`.
 
     Raises:
-        InputError: the folder cannot be written, or `run_id` cannot be resumed.
+        InputError: the folder cannot be written, `run_id` cannot be resumed, or another process is
+            writing it.
     """
 
     def __init__(
@@ -86,10 +97,16 @@ class RunWriter:
         self.noted: dict[str, dict[str, Any]] = {}
         self._parts: list[_Part] = []
         self._next_part = 1
-        if resume:
-            self._resume(run_id, metadata)
-        else:
-            self._start(run_id or secrets.token_hex(4), scenario, metadata)
+        self._lock: IO[str] | None = None
+        self.run_id = run_id or secrets.token_hex(4)
+        try:
+            if resume:
+                self._resume(metadata)
+            else:
+                self._start(scenario, metadata)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Adds rows (keys: the schema's columns; missing ones become null) as one durable part.
@@ -106,10 +123,10 @@ class RunWriter:
         own = {"run_id": self.run_id, "scenario": self.scenario}
         table = pa.Table.from_pylist([own | row for row in rows], schema=SCHEMA)
         path = self._dir / f"part-{self._next_part:06d}.parquet"
+        self._next_part += 1  # also if this fails: its name may be taken all the same
         with self._disk_errors(path), atomic_file(path) as temp:
-            write_parquet(temp, SCHEMA, [table])
+            write_parquet(temp, SCHEMA.with_metadata(_stored(self.metadata)), [table])
         self._parts.append(_Part(path))
-        self._next_part += 1
 
     def finished(self) -> set[SequenceKey]:
         """Every sequence with status "ok" that is on the disk."""
@@ -146,21 +163,37 @@ class RunWriter:
         Returns:
             The file, or None if the run has no rows (then nothing is left of it).
 
+        Whatever comes of it, nothing can be written afterwards.
+
         Raises:
             MachineError: the disk is full or gone; the parts are kept.
         """
-        if not self._parts:
+        try:
+            if not self._parts:
+                self._discard()
+                return None
+            schema = SCHEMA.with_metadata(_stored(self.metadata | {"complete": complete}))
+            path = self.output_dir / file_name(self.scenario, self.metadata)
+            with self._disk_errors(path), atomic_file(path, temp_dir=self._dir) as temp:
+                write_parquet(temp, schema, self._joined())
+            if complete:
+                self._discard()
+            return path
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Lets another process write the run; `finish` does it too."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _discard(self) -> None:
+        """Deletes the parts, after what makes them a run that can be resumed: one with half its parts
+        would replace the whole file."""
+        with suppress(OSError):
+            (self._dir / METADATA_FILE).unlink(missing_ok=True)
             shutil.rmtree(self._dir, ignore_errors=True)
-            return None
-        schema = SCHEMA.with_metadata(
-            {METADATA_KEY: json.dumps(self.metadata | {"complete": complete})}
-        )
-        path = self.output_dir / file_name(self.scenario, self.metadata)
-        with self._disk_errors(path), atomic_file(path, temp_dir=self._dir) as temp:
-            write_parquet(temp, schema, self._joined())
-        if complete:
-            shutil.rmtree(self._dir, ignore_errors=True)
-        return path
 
     def _joined(self) -> Iterator[pa.Table]:
         """The parts' rows. Of a sequence that was run again (a resumed run repeats a batch as a
@@ -188,17 +221,18 @@ class RunWriter:
     def _dir(self) -> Path:
         return self.output_dir / PARTIAL / self.run_id
 
-    def _start(self, run_id: str, scenario: str, metadata: dict[str, Any]) -> None:
-        self.run_id, self.scenario = run_id, scenario
+    def _start(self, scenario: str, metadata: dict[str, Any]) -> None:
+        self.scenario = scenario
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.metadata = {"created_utc": now} | metadata
         self.metadata |= {
             "schema_version": SCHEMA_VERSION,
-            "run_id": run_id,
+            "run_id": self.run_id,
             "scenario_name": scenario,
         }
         try:
             self._dir.mkdir(parents=True)
+            self._lock = hold(self._dir)
             self._save_metadata()
         except FileExistsError as error:
             raise self._cannot_start(error) from error
@@ -213,39 +247,52 @@ class RunWriter:
             f"Go on with it: --resume {self.run_id}; or delete its folder.",
         )
 
-    def _resume(self, run_id: str | None, metadata: dict[str, Any]) -> None:
-        if run_id is None:
-            raise ValueError("resume needs a run_id")
-        partial = read_partial(self.output_dir, run_id)
-        self.run_id, self.scenario = run_id, partial.scenario
-        self.metadata = partial.metadata
+    def _resume(self, metadata: dict[str, Any]) -> None:
+        if self.run_id not in list_partial(self.output_dir):
+            raise unknown_run(self.output_dir, self.run_id)
+        try:
+            self._lock = hold(self._dir)
+            remove_leftovers(self._dir)
+        except HeldError as error:
+            raise InputError(
+                f"run {self.run_id} is being written by {error}",
+                "Let it finish, or stop it first; then give the same command again.",
+            ) from None
+        except OSError as error:
+            raise not_writable(self.output_dir, error) from error
+        partial = read_partial(self.output_dir, self.run_id)
+        self.scenario, self.metadata = partial.scenario, partial.metadata
+        self.notices += partial.notices
         self.metadata["resumed"] = [*self.metadata.get("resumed", []), metadata]
         try:
-            remove_leftovers(self._dir)
             self._save_metadata()
         except OSError as error:
             raise not_writable(self.output_dir, error) from error
         self._adopt_parts()
-        with suppress(OSError, ValueError):  # it is found out again
-            self.noted = json.loads((self._dir / NOTES_FILE).read_text(encoding="utf-8"))
+        self.noted = _read_notes(self._dir / NOTES_FILE)
 
     def _adopt_parts(self) -> None:
         """Takes up the parts that are there; one that cannot be read is renamed, not deleted."""
-        for path in sorted(self._dir.glob("part-*.parquet*")):
-            self._next_part = int(path.name[5:11]) + 1
+        parts = [path for path in self._dir.iterdir() if part_number(path)]
+        for path in sorted(parts, key=part_number):
+            self._next_part = part_number(path) + 1
             if path.name.endswith(DAMAGED_SUFFIX):
                 continue
             part = _Part(path, redo=True)
             try:
                 if part.read().num_rows:
                     self._parts.append(part)
-            except (OSError, ValueError, pa.ArrowException) as error:
-                aside = path.rename(path.with_name(path.name + DAMAGED_SUFFIX))
-                reason = str(error).splitlines()[0]
-                self.notices.append(
-                    f"part {path.name} of run {self.run_id} is damaged ({reason}): "
-                    f"set aside as {aside.name}, its samples are run again"
-                )
+            except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+                self._set_aside(path, error)
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        with self._disk_errors(path):
+            aside = path.rename(path.with_name(path.name + DAMAGED_SUFFIX))
+        reason = (str(error) or repr(error)).splitlines()[0]
+        self.notices.append(
+            f"part {path.name} of run {self.run_id} is damaged ({reason}): "
+            f"set aside as {aside.name}, its samples are run again"
+        )
 
     def _save_metadata(self) -> None:
         """Also the probe that the folder can be written: before any model is loaded."""
@@ -259,9 +306,34 @@ class RunWriter:
         except OSError as error:
             raise MachineError(
                 f"cannot write {path}: {error.strerror or error}",
-                f"What was finished is safe in {self._dir}; free some space, "
-                f"then go on with --resume {self.run_id}.",
+                f"What was finished is safe in {self._dir}; make room or mend the folder, then go on: "
+                f"specbench run --resume {self.run_id} --output-dir {quote(str(self.output_dir))}",
             ) from error
+
+
+def _stored(metadata: dict[str, Any]) -> dict[bytes, str]:
+    return {METADATA_KEY: json.dumps(metadata)}
+
+
+def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
+    """What was noted before; nothing if it cannot be read, since it is found out again."""
+    with suppress(OSError, ValueError, RecursionError, pa.ArrowException):
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(notes, dict) and all(_fits(columns) for columns in notes.values()):
+            return notes
+    return {}
+
+
+def _fits(columns: Any) -> bool:
+    """Whether they can be a row's.
+
+    Raises:
+        pyarrow.ArrowException: a value is of another type than its column.
+    """
+    if not isinstance(columns, dict) or not columns.keys() <= set(SCHEMA.names):
+        return False
+    pa.Table.from_pylist([columns], schema=SCHEMA)
+    return True
 
 
 def _sequences(table: pa.Table) -> list[tuple[Any, ...]]:

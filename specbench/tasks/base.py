@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from specbench.audio import Clip
-from specbench.errors import InputError, nearest, unknown_name
+from specbench.errors import InputError, given_path, nearest, unknown_name
 from specbench.sandbox import Problem
 
 PromptStyle = Literal["demo", "instruction"]
@@ -194,7 +194,7 @@ def dataset_tasks(dataset: str) -> tuple[str, ...]:
         return everything
     if dataset in (known := hub_datasets()):
         return (known[dataset],)
-    path = Path(dataset).expanduser()
+    path = given_path(dataset)
     if path.is_dir():
         return (ASR,)
     if not path.is_file():
@@ -243,7 +243,7 @@ def check_dataset(dataset: str) -> None:
         InputError: there is none; the nearest name is suggested.
     """
     known = hub_datasets()
-    if dataset == DEMO or dataset in known or Path(dataset).expanduser().exists():
+    if dataset == DEMO or dataset in known or given_path(dataset).exists():
         return
     what = "texts (.jsonl, .jsonl.gz, .parquet) or a folder of audio"
     if len(Path(dataset).parts) != 1 or Path(dataset).suffix:

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from specbench.assets import demo_dir
 from specbench.audio import Clip
-from specbench.errors import InputError
+from specbench.errors import InputError, given_path
 from specbench.tasks.base import ASR, DEMO, Sample, too_few, unknown_dataset
 from specbench.tasks.hub import HubSplit, HubTable, Row
 from specbench.tasks.speech_folder import LAYOUTS, SpeechFolder
@@ -93,7 +93,7 @@ def find_speech_set(name: str) -> SpeechSet:
         return SpeechFolder(demo_dir() / "asr" / "audio", embedded=True)
     if name in HUB_SETS:
         return HubSpeech(HUB_SETS[name])
-    folder = Path(name).expanduser()
+    folder = given_path(name)
     if folder.is_dir():
         return SpeechFolder(folder)
     if folder.exists():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from specbench.assets import demo_dir
-from specbench.errors import InputError
+from specbench.errors import InputError, given_path
 from specbench.tasks.base import CODE, DEMO, SUMMARIZATION, drawn, too_few, unknown_dataset
 from specbench.tasks.files import json_rows
 from specbench.tasks.hub import HubSplit, HubTable
@@ -149,7 +149,7 @@ def find_text_set(task: str, dataset: str | None) -> TextSet:
                 f"Give --task {KNOWN[dataset]}.",
             )
         return HumanEval() if dataset == "humaneval" else HubTexts(*HUB_SETS[dataset])
-    path = Path(dataset).expanduser()
+    path = given_path(dataset)
     kinds = f"Give a file ({', '.join(SUFFIXES)})."
     if path.is_file():
         if not path.name.lower().endswith(SUFFIXES):

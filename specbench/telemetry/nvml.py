@@ -1,22 +1,24 @@
 """The GPU's own counters through NVML, sampled beside a run; the only importer of pynvml.
 
-Any query may be unsupported (MIG, a laptop GPU, a virtual one): its column is then null and the
-others stay. Without a GPU every column is null and nothing fails.
+Any query may be unsupported (a slice of a GPU, a laptop's, a virtual one): its column is then null and
+the others stay. Without a GPU every column is null and nothing fails.
 """
 
 from __future__ import annotations
 
 import importlib
 import threading
-import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-import numpy as np
+from specbench.telemetry.energy import MOST_READINGS, PERIODS, counter_period_s, energy_j
+from specbench.telemetry.gpu import Gpu, Sample, UnavailableError, own_slice, quietly
+from specbench.telemetry.processes import Process
+
+_T = TypeVar("_T")
 
 COLUMNS = {
     "nvml_gpu_util_pct": "gpu_util_pct",
@@ -25,6 +27,17 @@ COLUMNS = {
     "nvml_sm_clock_mhz": "sm_clock_mhz",
 }
 """Column of the result file → attribute of `Sample`."""
+
+QUERIES = {
+    "nvml_gpu_util_pct": "nvmlDeviceGetUtilizationRates",
+    "nvml_mem_used_bytes": "nvmlDeviceGetMemoryInfo",
+    "nvml_power_w": "nvmlDeviceGetPowerUsage",
+    "nvml_sm_clock_mhz": "nvmlDeviceGetClockInfo",
+    "energy_j": "nvmlDeviceGetTotalEnergyConsumption",
+    "throttle_reasons": "nvmlDeviceGetCurrentClocksThrottleReasons",
+    "foreign_processes": "nvmlDeviceGetComputeRunningProcesses",
+}
+"""Column → the query that it comes from, the last that is tried."""
 
 CLOCK_EVENTS = {
     0x2: "applications_clocks_setting",
@@ -36,33 +49,16 @@ CLOCK_EVENTS = {
     0x80: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
-"""NVML's bits for why the clocks are low. 0x1, an idle GPU, is left out: it slows nothing."""
+"""NVML's bits for why the clocks are low; `report.clocks` says which of them matter. 0x1, an idle GPU, is
+left out: it slows nothing. A bit that is not known is "unknown_0x200"."""
 
-MIN_ENERGY_WINDOW_S = 1.0
-"""The energy counter moves every 0.1 s (measured on an H100): over less than ten of its steps the
-figure would be wrong by more than 10 %, so it is null."""
+IDLE = 0x1
+
+PROCESS_INTERVAL_S = 1.0
+"""Who else is there is asked less often than the rest."""
 
 KEPT_SAMPLES = 100_000
 """Well over an hour at the default interval; a nightly run must not fill the memory."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One look at the GPU; None is what it does not tell.
-
-    Attributes:
-        t: `time.perf_counter()` seconds.
-        energy_j: the counter since the driver was loaded.
-        clock_events: NVML's bit mask, see `CLOCK_EVENTS`.
-    """
-
-    t: float
-    gpu_util_pct: float | None = None
-    mem_used_bytes: int | None = None
-    power_w: float | None = None
-    sm_clock_mhz: float | None = None
-    energy_j: float | None = None
-    clock_events: int | None = None
 
 
 class NvmlSampler:
@@ -87,27 +83,41 @@ class NvmlSampler:
     ) -> None:
         self.interval_s = interval_s
         self._device, self._nvml = device, nvml
-        self._handle: Any = None
+        self._gpu: Gpu | None = None
         self._samples: list[Sample] = []
+        self._looks: list[tuple[float, list[Process] | None]] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def available(self) -> tuple[bool, str]:
         """Whether the GPU can be sampled, and in one line why not."""
-        if self._handle is not None:
+        if self._gpu is not None:
             return True, ""
         try:
             with _opened(self._device, self._nvml):
                 return True, ""
-        except _UnavailableError as error:
+        except UnavailableError as error:
             return False, f"no GPU telemetry: {error}"
+
+    def gaps(self) -> dict[str, str]:
+        """Columns that this GPU does not tell, each with NVML's reason; {} before the first sample."""
+        if self._gpu is None:
+            return {}
+        refused = self._gpu.refused
+        return {column: refused[query] for column, query in QUERIES.items() if query in refused}
+
+    @property
+    def lost(self) -> str | None:
+        """Why the GPU no longer answers; None while it does."""
+        return None if self._gpu is None else self._gpu.lost
 
     def __enter__(self) -> Self:
         try:
-            self._nvml, self._handle = _open(self._device, self._nvml)
-        except _UnavailableError:
+            self._nvml, handle = _open(self._device, self._nvml)
+        except UnavailableError:
             return self
+        self._gpu = Gpu(self._nvml, handle)
         self._stop.clear()
         self._take()
         self._thread = threading.Thread(target=self._loop, name="nvml-sampler", daemon=True)
@@ -125,50 +135,60 @@ class NvmlSampler:
         self._stop.set()
         try:
             self._thread.join()
-            self._take()
+            self._take(look=True)
         finally:
-            self._thread, self._handle = None, None
-            _quietly(self._nvml, self._nvml.nvmlShutdown)
+            self._thread, self._gpu = None, None
+            quietly(self._nvml, self._nvml.nvmlShutdown)
 
     def window(self, t0: float, t1: float) -> dict[str, Any]:
-        """The columns `nvml_*`, `energy_j` and `throttle_reasons` of a row.
+        """The columns `nvml_*`, `energy_*`, `throttle_reasons` and `foreign_processes` of a row.
 
-        Ask soon after `t1`, and outside any timed span: it takes a sample itself (4 ms) if the
-        window is long enough for `energy_j`. A list is empty if no sample fell into the window,
-        and null if the GPU does not tell.
+        Ask soon after `t1`, and outside any timed span: it takes a sample itself (4 ms). A list is
+        empty if no sample fell into the window, and null if the GPU does not tell. Of
+        `foreign_processes` the last look before the window counts too.
+
+        Energy is `energy_j` where the window holds ten periods of the counter, else
+        `energy_coarse_j`, which is fit for sums over many windows alone.
 
         Args:
             t0, t1: `time.perf_counter()` at both ends.
         """
-        if t1 - t0 >= MIN_ENERGY_WINDOW_S and self._handle is not None:
-            self._take()
-        around, inside = self._around(t0, t1)
+        self._take()
+        with self._lock:
+            around = _around(self._samples, t0, t1, lambda sample: sample.t)
+            looks = _around(self._looks, t0, t1, lambda look: look[0])
+            first = bisect_left(self._samples, t0, key=lambda sample: sample.t) - MOST_READINGS
+            recent = self._samples[max(first, 0) :]
+        readings = [(one.t, one.energy_j) for one in recent if one.energy_j is not None]
+        inside = [sample for sample in around if t0 <= sample.t <= t1]
         columns: dict[str, Any] = {"nvml_t_s": [s.t - t0 for s in inside] if around else None}
         for name, attribute in COLUMNS.items():
             told = any(getattr(sample, attribute) is not None for sample in around)
             columns[name] = [getattr(s, attribute) for s in inside] if told else None
-        columns["energy_j"] = _energy(around, t0, t1)
-        columns["throttle_reasons"] = _events(inside)
-        return columns
-
-    def _around(self, t0: float, t1: float) -> tuple[list[Sample], list[Sample]]:
-        """(the samples in the window and the one on either side of it, those in the window)"""
-        with self._lock:
-            first = bisect_left(self._samples, t0, key=lambda sample: sample.t)
-            last = bisect_right(self._samples, t1, key=lambda sample: sample.t)
-            around = self._samples[max(first - 1, 0) : last + 1]
-        return around, [sample for sample in around if t0 <= sample.t <= t1]
+        return columns | {
+            **_energy(readings, t0, t1),
+            "throttle_reasons": _events(inside),
+            "foreign_processes": _named(
+                [found for t, found in looks if found is not None and t <= t1]
+            ),
+        }
 
     def _loop(self) -> None:
-        while not self._stop.wait(self.interval_s):
+        while not self._stop.wait(self.interval_s) and self.lost is None:
             self._take()
 
-    def _take(self) -> None:
+    def _take(self, look: bool = False) -> None:
         """Thread-safe: the samples stay in the order of their times."""
         with self._lock:
-            self._samples.append(_sample(self._nvml, self._handle))
-            if len(self._samples) > KEPT_SAMPLES:
-                del self._samples[: KEPT_SAMPLES // 2]
+            if self._gpu is None or self._gpu.lost:
+                return
+            self._samples.append(self._gpu.sample())
+            now = self._samples[-1].t
+            if look or not self._looks or now - self._looks[-1][0] >= PROCESS_INTERVAL_S:
+                self._looks.append((now, self._gpu.foreign()))
+            for kept in (self._samples, self._looks):
+                if len(kept) > KEPT_SAMPLES:
+                    del kept[: KEPT_SAMPLES // 2]
 
 
 def cuda_uuid(device: Any) -> str | None:
@@ -189,12 +209,8 @@ def describe(device: int | str | None, nvml: Any = None) -> dict[str, Any]:
     try:
         with _opened(device, nvml) as (module, handle):
             return _describe(module, handle)
-    except _UnavailableError:
+    except UnavailableError:
         return {}
-
-
-class _UnavailableError(Exception):
-    """NVML, or the GPU, is not there; the text says why."""
 
 
 @contextmanager
@@ -203,35 +219,37 @@ def _opened(device: int | str | None, nvml: Any) -> Iterator[tuple[Any, Any]]:
     try:
         yield nvml, handle
     finally:
-        _quietly(nvml, nvml.nvmlShutdown)
+        quietly(nvml, nvml.nvmlShutdown)
 
 
 def _open(device: int | str | None, nvml: Any) -> tuple[Any, Any]:
     """(NVML module, handle of the device), initialised; the caller shuts it down."""
     if device is None:
-        raise _UnavailableError("not running on an NVIDIA GPU")
+        raise UnavailableError("not running on an NVIDIA GPU")
     try:
         nvml = nvml or importlib.import_module("pynvml")
     except ImportError as error:
-        raise _UnavailableError("the package nvidia-ml-py is not installed") from error
+        raise UnavailableError("the package nvidia-ml-py is not installed") from error
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        raise _UnavailableError(str(error)) from error
+        raise UnavailableError(str(error)) from error
     try:
         return nvml, _find(nvml, device)
     except BaseException:
-        _quietly(nvml, nvml.nvmlShutdown)
+        quietly(nvml, nvml.nvmlShutdown)
         raise
 
 
 def _find(nvml: Any, device: int | str) -> Any:
     for query, name in _queries(nvml, device):
         try:
-            return query(name)
+            handle = query(name)
         except nvml.NVMLError as error:
             reason = str(error)
-    raise _UnavailableError(f"NVML does not know the GPU {device!r}: {reason}")
+        else:
+            return handle if isinstance(device, int) else own_slice(nvml, handle)
+    raise UnavailableError(f"NVML does not know the GPU {device!r}: {reason}")
 
 
 def _queries(nvml: Any, device: int | str) -> list[tuple[Callable[[Any], Any], Any]]:
@@ -243,45 +261,32 @@ def _queries(nvml: Any, device: int | str) -> list[tuple[Callable[[Any], Any], A
     return [(nvml.nvmlDeviceGetHandleByUUID, name) for name in names]
 
 
-def _quietly(nvml: Any, query: Callable[[], Any]) -> Any:
-    """The answer, or None where the GPU, its driver or this pynvml has none."""
-    try:
-        return query()
-    except (nvml.NVMLError, AttributeError):
+def _around(items: list[_T], t0: float, t1: float, time_of: Callable[[_T], float]) -> list[_T]:
+    """Those in the window, and the one on either side of it."""
+    first, last = bisect_left(items, t0, key=time_of), bisect_right(items, t1, key=time_of)
+    return items[max(first - 1, 0) : last + 1]
+
+
+def _energy(readings: list[tuple[float, float]], t0: float, t1: float) -> dict[str, Any]:
+    """Of all readings until now; the counter's period is that of the latest."""
+    known: dict[str, Any] = dict.fromkeys(("energy_j", "energy_coarse_j", "energy_period_s"))
+    if not readings:
+        return known
+    period_s = counter_period_s(readings)
+    name = "energy_j" if t1 - t0 >= PERIODS * period_s else "energy_coarse_j"
+    return known | {name: energy_j(readings, t0, t1), "energy_period_s": period_s}
+
+
+def _named(looks: list[list[Process]]) -> list[str] | None:
+    """Every process that was seen, once, at its most memory; [] if there was none, None if unknown."""
+    if not looks:
         return None
-
-
-def _sample(nvml: Any, handle: Any) -> Sample:
-    def ask(name: str, *arguments: Any) -> Any:
-        return _quietly(nvml, lambda: getattr(nvml, name)(handle, *arguments))
-
-    t = time.perf_counter()
-    utilization = ask("nvmlDeviceGetUtilizationRates")
-    memory = ask("nvmlDeviceGetMemoryInfo")
-    power_mw = ask("nvmlDeviceGetPowerUsage")
-    energy_mj = ask("nvmlDeviceGetTotalEnergyConsumption")
-    events = ask("nvmlDeviceGetCurrentClocksEventReasons")
-    if events is None:  # the name before driver 535
-        events = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-    return Sample(
-        t=t,
-        gpu_util_pct=None if utilization is None else float(utilization.gpu),
-        mem_used_bytes=None if memory is None else int(memory.used),
-        power_w=None if power_mw is None else power_mw / 1e3,
-        sm_clock_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        energy_j=None if energy_mj is None else energy_mj / 1e3,
-        clock_events=events,
-    )
-
-
-def _energy(samples: list[Sample], t0: float, t1: float) -> float | None:
-    """Joules between t0 and t1, the counter interpolated between the samples around them."""
-    known = [(sample.t, sample.energy_j) for sample in samples if sample.energy_j is not None]
-    if t1 - t0 < MIN_ENERGY_WINDOW_S or not known or known[0][0] > t0 or known[-1][0] < t1:
-        return None
-    times, joules = zip(*known, strict=True)
-    start, end = np.interp([t0, t1], times, joules)
-    return float(end - start)
+    most: dict[int, Process] = {}
+    for process in (one for look in looks for one in look):
+        before = most.setdefault(process.pid, process)
+        if (process.memory_bytes or 0) > (before.memory_bytes or 0):
+            most[process.pid] = process
+    return sorted(str(process) for process in most.values())
 
 
 def _events(samples: list[Sample]) -> list[str] | None:
@@ -289,12 +294,13 @@ def _events(samples: list[Sample]) -> list[str] | None:
     known = [sample.clock_events for sample in samples if sample.clock_events is not None]
     if not known:
         return None
-    return sorted({name for bit, name in CLOCK_EVENTS.items() for mask in known if mask & bit})
+    bits = {1 << place for mask in known for place in range(mask.bit_length()) if mask >> place & 1}
+    return sorted(CLOCK_EVENTS.get(bit, f"unknown_{bit:#x}") for bit in bits - {IDLE})
 
 
 def _describe(nvml: Any, handle: Any) -> dict[str, Any]:
     def ask(name: str, *arguments: Any) -> Any:
-        return _quietly(nvml, lambda: getattr(nvml, name)(*arguments))
+        return quietly(nvml, lambda: getattr(nvml, name)(*arguments))
 
     memory = ask("nvmlDeviceGetMemoryInfo", handle)
     cuda = ask("nvmlSystemGetCudaDriverVersion")

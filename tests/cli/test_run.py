@@ -8,6 +8,7 @@ import shlex
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from specbench import pairs, runner
 from specbench.cli.app import main
@@ -199,6 +200,43 @@ class TestFailedCases:
         assert out == ""
         assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
         assert results(tmp_path) == leftovers(tmp_path) == []
+
+
+class TestLostGpu:
+    def test_exit_code_5_and_resume_goes_on(self, capsys, tmp_path, small, monkeypatch):
+        calls = []
+
+        def law(step):
+            calls.append(step)
+            if len(calls) == 12:
+                raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+            return get_method("baseline").law(step)
+
+        fragile = dataclasses.replace(get_method("baseline"), name="fragile", law=law)
+        known = methods() | {"fragile": fragile}
+        monkeypatch.setattr(registry, "methods", lambda: known)
+        assert main(["run", *small(method="baseline,fragile", samples="4")]) == 5
+        err = capsys.readouterr().err
+        assert "the GPU was lost in fragile γ=2: CUDA error: device-side assert triggered" in err
+        assert "Traceback" not in err
+        [path] = results(tmp_path)
+        run = read_run(path)
+        assert run.metadata["complete"] is False
+        counts = run.rows["status"].value_counts()
+        assert 0 < counts["ok"] < 16
+        assert counts["ok"] + counts["failed"] == 16
+        [run_id] = leftovers(tmp_path)
+        assert f"--resume {run_id} goes on" in err
+        kept = run.rows[run.rows["status"] == "ok"]
+
+        assert main(["run", "--resume", run_id]) == 0
+        assert results(tmp_path) == [path]
+        rows = read_run(path).rows
+        assert len(rows) == 16
+        assert set(rows["status"]) == {"ok"}
+        key = ["case_id", "sample_id", "wall_s"]
+        assert set(kept[key].itertuples(index=False)) <= set(rows[key].itertuples(index=False))
+        assert leftovers(tmp_path) == []
 
 
 class TestCtrlC:

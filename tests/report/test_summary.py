@@ -234,3 +234,38 @@ def test_a_phase_that_no_step_had_has_no_time(summary_of, row):
     assert math.isnan(lines["fused", "0"]["verify_us"])
     assert math.isnan(lines["fused", "0"]["verify_share"])
     assert lines["fused", "2"]["verify_us"] == 9.0
+
+
+class TestEnergy:
+    """Of batches of 0.5 s and 10 tokens, with a counter that moves every 0.1 s."""
+
+    def of(self, summary_of, row, count, **columns):
+        rows = [row(batch_index=i, energy_period_s=0.1, **columns) for i in range(count)]
+        return summary_of(rows)["fused", "2"]["j_per_token"]
+
+    def test_of_batches_that_are_long_enough(self, summary_of, row):
+        long = {"energy_j": 50.0, "batch_wall_s": 1.0}
+        assert self.of(summary_of, row, 1, **long) == 5
+        assert self.of(summary_of, row, 7, **long) == 5
+
+    @pytest.mark.parametrize(("count", "found"), [(1, None), (3, None), (4, 3.0), (9, 3.0)])
+    def test_short_batches_are_pooled_once_there_are_enough(self, summary_of, row, count, found):
+        """n of them want 10·√n periods: 0.5 n ≥ √n from n = 4 on."""
+        joules = self.of(summary_of, row, count, energy_coarse_j=30.0)
+        assert joules == found if found else math.isnan(joules)
+
+    def test_batches_without_a_reading_count_neither_energy_nor_tokens(self, summary_of, row):
+        told = [row(batch_index=i, energy_coarse_j=30.0, energy_period_s=0.1) for i in range(4)]
+        assert (
+            summary_of([*told, row(batch_index=9, new_tokens=1000)])["fused", "2"]["j_per_token"]
+            == 3
+        )
+
+    def test_a_batch_is_as_long_as_it_was_and_its_sequences_share(self, summary_of, row):
+        """Two sequences of 20 J each in a batch of 1 s."""
+        both = {"batch_index": 0, "batch_size": 2, "energy_j": 20.0, "batch_wall_s": 1.0}
+        rows = [row(sample_id=name, energy_period_s=0.1, **both) for name in "ab"]
+        assert summary_of(rows)["fused", "2"]["j_per_token"] == 2
+
+    def test_not_told_is_not_known(self, summary_of, row):
+        assert math.isnan(summary_of([row()])["fused", "2"]["j_per_token"])

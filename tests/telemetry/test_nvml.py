@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from specbench.telemetry.nvml import NvmlSampler, Sample, cuda_uuid, describe
 
 COLUMNS = {
     *("nvml_t_s", "nvml_gpu_util_pct", "nvml_mem_used_bytes", "nvml_power_w"),
-    *("nvml_sm_clock_mhz", "energy_j", "throttle_reasons"),
+    *("nvml_sm_clock_mhz", "energy_j", "energy_coarse_j", "energy_period_s", "throttle_reasons"),
+    "foreign_processes",
 }
 
 UUID = "12345678-9abc-def0-1234-56789abcdef0"
@@ -27,19 +29,27 @@ class FakeNvml:
     NVMLError = NVMLError
     NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
 
-    def __init__(self, broken=(), events=0):
+    def __init__(self, broken=(), events=0, processes=None):
         self.broken, self.events = set(broken), events
-        self.open = 0
+        self.processes = processes or [(os.getpid(), 10), (4711, 2)]
+        self.open = self.asked = 0
+        self.error = NVMLError("Not Supported")
 
     def __getattribute__(self, name):
-        if name in {"broken", "open", "events"} or not name.startswith("nvml"):
+        if not name.startswith("nvml"):
             return object.__getattribute__(self, name)
         if name in self.broken:
             return self._unsupported
         return object.__getattribute__(self, name)
 
     def _unsupported(self, *_):
-        raise NVMLError("Not Supported")
+        self.asked += 1
+        raise self.error
+
+    def lose(self):
+        self.error = NVMLError("GPU is lost")
+        self.error.value = 15
+        self.broken = {name for name in dir(FakeNvml) if name.startswith("nvmlDevice")}
 
     def nvmlInit(self):  # noqa: N802
         self.open += 1
@@ -79,6 +89,15 @@ class FakeNvml:
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle):  # noqa: N802
         return self.events
 
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
+        return [
+            SimpleNamespace(pid=pid, usedGpuMemory=None if gb is None else gb * 10**9)
+            for pid, gb in self.processes
+        ]
+
+    def nvmlSystemGetProcessName(self, pid):  # noqa: N802
+        return "/usr/bin/python3"
+
     def nvmlDeviceGetName(self, handle):  # noqa: N802
         return "NVIDIA Test GPU"
 
@@ -95,7 +114,8 @@ class FakeNvml:
 @pytest.fixture
 def short_energy(monkeypatch):
     """Energy over windows that a test has the time for."""
-    monkeypatch.setattr("specbench.telemetry.nvml.MIN_ENERGY_WINDOW_S", 0.1)
+    monkeypatch.setattr("specbench.telemetry.nvml.PERIODS", 2)
+    monkeypatch.setattr("specbench.telemetry.energy.USUAL_PERIOD_S", 0.05)
 
 
 def sampled(nvml, seconds=0.15, interval_s=0.01):
@@ -117,6 +137,7 @@ def test_a_window_has_every_column_of_the_schema_that_nvml_fills(short_energy):
     assert window["nvml_power_w"] == [200.0] * count
     assert window["nvml_sm_clock_mhz"] == [1980] * count
     assert window["throttle_reasons"] == []
+    assert window["foreign_processes"] == ["python3 (pid 4711, 2.0 GB)"]
     assert window["energy_j"] > 0
 
 
@@ -129,8 +150,23 @@ def test_energy_is_that_of_the_window_not_of_its_samples(short_energy):
     assert energy == pytest.approx(200 * (end - start), rel=0.02)
 
 
-def test_energy_over_a_few_steps_of_the_counter_is_not_known():
-    assert sampled(FakeNvml(), seconds=0.2)["energy_j"] is None
+def test_energy_over_a_few_steps_of_the_counter_is_fit_for_sums_alone():
+    window = sampled(FakeNvml(), seconds=0.2, interval_s=0.05)
+    assert window["energy_j"] is None
+    assert window["energy_coarse_j"] == pytest.approx(200 * 0.2, rel=0.2)
+    assert window["energy_period_s"] == 0.1, "too few steps were seen to know better"
+
+
+def test_a_counter_that_moves_faster_wants_shorter_windows():
+    """The fake's moves with every look, each 0.01 s: ten of them are 0.1 s."""
+    with NvmlSampler(0, 0.01, FakeNvml()) as sampler:
+        time.sleep(0.3)
+        start = time.perf_counter()
+        time.sleep(0.4)
+        window = sampler.window(start, time.perf_counter())
+    assert 0.01 <= window["energy_period_s"] < 0.04
+    assert window["energy_j"] is not None
+    assert window["energy_coarse_j"] is None
 
 
 @pytest.mark.parametrize(
@@ -142,11 +178,26 @@ def test_energy_over_a_few_steps_of_the_counter_is_not_known():
         ("nvmlDeviceGetClockInfo", "nvml_sm_clock_mhz"),
         ("nvmlDeviceGetTotalEnergyConsumption", "energy_j"),
         ("nvmlDeviceGetCurrentClocksEventReasons", "throttle_reasons"),
+        ("nvmlDeviceGetComputeRunningProcesses", "foreign_processes"),
     ],
 )
 def test_an_unsupported_query_is_null_and_the_others_stay(query, column, short_energy):
-    window = sampled(FakeNvml(broken=[query]))
-    assert {name for name, value in window.items() if value is None} == {column}
+    nvml = FakeNvml(broken=[query])
+    with NvmlSampler(0, 0.01, nvml) as sampler:
+        start = time.perf_counter()
+        time.sleep(0.15)
+        window = sampler.window(start, time.perf_counter())
+        gaps = sampler.gaps()
+    null = {name for name, value in window.items() if value is None} - {"energy_coarse_j"}
+    assert null - {"energy_period_s"} == {column}
+    assert set(gaps) == {column}
+    assert "Not Supported" in gaps[column] or "not in this nvidia-ml-py" in gaps[column]
+
+
+def test_a_gpu_that_tells_everything_has_no_gaps():
+    with NvmlSampler(0, 0.01, FakeNvml()) as sampler:
+        assert sampler.gaps() == {}
+    assert NvmlSampler(None).gaps() == {}
 
 
 def test_the_older_name_of_the_clock_events_is_asked_too():
@@ -158,10 +209,11 @@ def test_the_older_name_of_the_clock_events_is_asked_too():
 def test_clock_events_are_named_once_over_the_window_and_idle_is_none():
     with NvmlSampler(0, 60, FakeNvml()) as sampler:
         now = sampler._samples[0].t - 10
-        masks = [0x1, 0x4 | 0x1, None, 0x4 | 0x8]
+        masks = [0x1, 0x4 | 0x1, None, 0x4 | 0x8, 0x200]
         sampler._samples = [Sample(now + i, clock_events=mask) for i, mask in enumerate(masks)]
         assert sampler.window(now, now + 3)["throttle_reasons"] == ["hw_slowdown", "sw_power_cap"]
         assert sampler.window(now, now)["throttle_reasons"] == []
+        assert sampler.window(now + 4, now + 4)["throttle_reasons"] == ["unknown_0x200"]
         assert sampler.window(now + 2, now + 2)["throttle_reasons"] is None
 
 
@@ -183,6 +235,96 @@ def test_energy_is_interpolated_between_the_samples_around_the_window():
         assert sampler.window(now + 0.5, now + 2.5)["energy_j"] is None
 
 
+def test_who_else_is_there_is_asked_at_both_ends_and_in_between(monkeypatch):
+    monkeypatch.setattr("specbench.telemetry.nvml.PROCESS_INTERVAL_S", 0.02)
+    own = (os.getpid(), 10)
+    nvml = FakeNvml(processes=[own])
+    with NvmlSampler(0, 0.01, nvml) as sampler:
+        time.sleep(0.05)
+        first = time.perf_counter()
+        nvml.processes = [own, (4711, 1)]
+        time.sleep(0.05)
+        nvml.processes = [own, (4711, 3), (4712, None)]
+        time.sleep(0.05)
+        nvml.processes = [own]
+        time.sleep(0.05)
+        assert sampler.window(0, first)["foreign_processes"] == []
+        seen = sampler.window(first, time.perf_counter())["foreign_processes"]
+    assert seen == ["python3 (pid 4711, 3.0 GB)", "python3 (pid 4712)"]
+
+
+def test_the_last_look_before_a_short_window_counts():
+    nvml = FakeNvml()
+    with NvmlSampler(0, 60, nvml) as sampler:
+        now = time.perf_counter()
+        assert len(sampler.window(now, now)["foreign_processes"]) == 1
+
+
+class MigNvml(FakeNvml):
+    """A GPU that is cut up: the whole one's counters count all slices; a slice tells its memory alone."""
+
+    def __init__(self, slices):
+        super().__init__()
+        self.slices = slices
+
+    def nvmlDeviceGetMigMode(self, handle):  # noqa: N802
+        if handle[0] == "slice":
+            raise NVMLError("Not Supported")
+        return [1, 1]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle):  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle, index):  # noqa: N802
+        if index >= len(self.slices):
+            raise NVMLError("Not Found")
+        return ("slice", self.slices[index])
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
+        if uuid in self.slices:
+            return ("slice", uuid)
+        return super().nvmlDeviceGetHandleByUUID(uuid)
+
+    def nvmlDeviceGetPowerUsage(self, handle):  # noqa: N802
+        if handle[0] == "slice":
+            raise NVMLError("Not Supported")
+        return 200_000
+
+
+class TestSlices:
+    @pytest.mark.parametrize(
+        ("device", "visible", "slices", "found"),
+        [
+            (UUID, "", ["MIG-a"], "MIG-a"),
+            (UUID, "MIG-b,MIG-a", ["MIG-a", "MIG-b"], "MIG-b"),
+            ("MIG-b", "0", ["MIG-a", "MIG-b"], "MIG-b"),
+            ("MIG-b", "", ["MIG-a", "MIG-b"], "MIG-b"),
+        ],
+    )
+    def test_the_own_one_is_found(self, monkeypatch, device, visible, slices, found):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with NvmlSampler(device, 60, MigNvml(slices)) as sampler:
+            now = time.perf_counter()
+            window = sampler.window(now - 1, now)
+            assert sampler._gpu.handle == ("slice", found)
+            assert sampler.gaps() == {"nvml_power_w": "Not Supported"}
+        assert window["nvml_power_w"] is None
+        assert window["nvml_mem_used_bytes"] is not None
+
+    @pytest.mark.parametrize("visible", ["", "0", "MIG-shortened"])
+    def test_which_is_ours_is_not_guessed(self, monkeypatch, visible):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        works, reason = NvmlSampler(UUID, nvml=MigNvml(["MIG-a", "MIG-b"])).available()
+        assert not works
+        assert "cut into 2 slices (MIG)" in reason
+        assert "CUDA_VISIBLE_DEVICES" in reason
+
+    def test_a_whole_gpu_is_itself(self, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"GPU-{UUID}")
+        with NvmlSampler(UUID, 60, FakeNvml()) as sampler:
+            assert sampler._gpu.handle == ("uuid", f"GPU-{UUID}")
+
+
 def test_a_window_after_the_block_still_answers(short_energy):
     with NvmlSampler(0, 0.01, FakeNvml()) as sampler:
         start = time.perf_counter()
@@ -191,16 +333,23 @@ def test_a_window_after_the_block_still_answers(short_energy):
     assert sampler.window(start, end)["energy_j"] == pytest.approx(200 * (end - start), rel=0.02)
 
 
-def test_a_gpu_that_vanishes_keeps_what_was_sampled():
+def test_a_gpu_that_vanishes_keeps_what_was_sampled_and_is_left_alone():
     nvml = FakeNvml()
     with NvmlSampler(0, 0.01, nvml) as sampler:
         start = time.perf_counter()
         time.sleep(0.05)
-        nvml.broken = {name for name in dir(FakeNvml) if name.startswith("nvmlDevice")}
+        assert sampler.lost is None
+        nvml.lose()
         time.sleep(0.05)
+        asked = nvml.asked
         window = sampler.window(start, time.perf_counter())
+        time.sleep(0.05)
+        assert nvml.asked == asked
+        assert sampler.lost == "GPU is lost"
     assert window["nvml_power_w"][0] == 200
     assert window["nvml_power_w"][-1] is None
+    assert window["energy_j"] is None
+    assert nvml.open == 0
 
 
 def test_the_thread_and_nvml_are_closed_also_after_an_error():
@@ -237,7 +386,7 @@ def test_old_samples_are_dropped(monkeypatch):
 )
 def test_the_gpu_is_found_by_uuid_bus_or_index(device, handle):
     with NvmlSampler(device, 60, FakeNvml()) as sampler:
-        assert sampler._handle == handle
+        assert sampler._gpu.handle == handle
         assert sampler.available() == (True, "")
 
 
