@@ -268,7 +268,7 @@ class _PairRun:
             for why in sorted({*gaps.values()}):
                 columns = sorted(column for column in gaps if gaps[column] == why)
                 self.talk.notice(f"no {', '.join(columns)}: {why}")
-            for repeat in range(self.todo.scenario.repeats):
+            for repeat in self.todo.scenario.repeat_numbers:
                 for _, block in itertools.groupby(self.cases, _block_key):
                     self._run_block(list(block), repeat)
             if self.nvml.lost:
@@ -307,7 +307,7 @@ class _PairRun:
         try:
             self.engine = self._engine(block[0].engine)
             self._reserve(block)
-            if repeat == 0:
+            if repeat == self.todo.scenario.first_repeat:
                 self.talk.stage("warming up")
                 self._warm_up(block)
         except Exception as error:

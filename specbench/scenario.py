@@ -240,6 +240,7 @@ class Scenario(BaseModel):
     cpu_threads: Count | None = None
     samples: Count = 8
     repeats: Count = 2
+    first_repeat: Annotated[int, Field(ge=0, lt=2**30)] = 0
     warmup: Annotated[int, Field(ge=0, lt=2**31)] = 1
     profile: Literal["off", "kernels", "trace"] = "kernels"
     max_new_tokens: Count = 64
@@ -326,6 +327,11 @@ class Scenario(BaseModel):
         dummy = self.load_format == "dummy"
         default = default_task(kind, dummy, self.dataset)
         return list(dict.fromkeys(default if name == AUTO else name for name in self.task))
+
+    @property
+    def repeat_numbers(self) -> range:
+        """Each repeat's, from which its random numbers follow."""
+        return range(self.first_repeat, self.first_repeat + self.repeats)
 
     @property
     def sequences(self) -> int:

@@ -112,6 +112,10 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     samples: Annotated[int | None, typer.Option(help="Samples of the task for each case.")] = None,
     repeats: Annotated[int | None, typer.Option(help="Times that each sample is decoded.")] = None,
+    first_repeat: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Number of the first repeat, which decides its luck."),
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Limit of each sequence.")] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses samples and randomness.")] = None,
     profile: Annotated[
@@ -121,6 +125,14 @@ def run(
         ),
     ] = False,
     output_dir: Annotated[Path, typer.Option(help="Where the result file goes.")] = RESULTS,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REF_ENV",
+            help="Another environment with specbench, its folder or its python: run both builds in "
+            "turns on this machine, and judge this one against it.",
+        ),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on with a run that was cut off.")
     ] = None,
@@ -133,6 +145,8 @@ def run(
     Without an argument: the embedded demo, which needs no network and no GPU.
 
     Example: specbench run gamma_sweep --method baseline,fused --gamma 0..8
+
+    Example: specbench run nightly --against path/to/other/.venv
     """
     # Before torch is imported: its profiler would write into the progress bar.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -154,7 +168,7 @@ def run(
         "profile": "trace" if profile else None,
         "allow_unsandboxed_code": allow_unsandboxed_code or None,
         "dtype": dtype, "device": device, "samples": samples, "repeats": repeats,
-        "max_new_tokens": max_new_tokens, "seed": seed,
+        "first_repeat": first_repeat, "max_new_tokens": max_new_tokens, "seed": seed,
     }  # fmt: skip
     given = {name: value for name, value in overrides.items() if value is not None}
     talk = Console(stderr=True, highlight=False)
@@ -168,13 +182,18 @@ def run(
             ):
                 given["task"] = "auto"  # what suits the data set; one of several pairs may read
         chosen, text = load_scenario(scenario, given)
+        if against is not None:
+            from specbench.cli.against import run_against
+
+            run_against(chosen, against, output_dir, dry_run, talk)
+            return
         todo = _plan(chosen, talk)
         if dry_run:
             _show_cases(todo)
             return
         writer = _new_writer(todo, text, output_dir)
     else:
-        if scenario is not None or given or dry_run:
+        if scenario is not None or given or dry_run or against is not None:
             raise InputError(
                 "--resume goes on with a run as it was asked; it takes no scenario and no options",
                 f"Give only: specbench run --resume {resume} --output-dir {output_dir}",

@@ -8,6 +8,7 @@ from typing import Any
 
 from specbench.report.clocks import tainting
 from specbench.report.pairing import FOREIGN, Case
+from specbench.report.schema import INTERLEAVED
 
 SAME_CLOCK = 0.02
 """So far apart two runs' median clocks may be for their absolute times to be comparable."""
@@ -49,7 +50,9 @@ def apart(files: Sequence[Mapping[str, Any]], cases: Sequence[Case]) -> list[str
 
 
 def other_machine(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
-    """In what two files' machines differ; what is not known is a difference."""
+    """In what two files' machines differ; what is not known is a difference, but in an A/B."""
+    if new.get(INTERLEAVED) and new[INTERLEAVED] == old.get(INTERLEAVED):
+        return []
     unknown, other = [], []
     for name in ("device_name", "driver", "clocks"):
         facts, words = [_limits(one.get(name)) for one in (new, old)], name.replace("_", " ")

@@ -33,7 +33,11 @@ METADATA_KEY = b"specbench"
 none), `run_id`, `created_utc`, `argv`,
 `scenario` (text), `scenario_sha256`, `git_sha`, `git_dirty`, `packages`, `device_name`, `driver`,
 `cuda`, `clocks`, `kernel_hash`, `python`, `platform`; of a run also `methods` and
-`resolved_scenario` (JSON text of all the scenario's fields)."""
+`resolved_scenario` (JSON text of all the scenario's fields); of an A/B also `INTERLEAVED`, `build`
+("reference" or "new") and `turns` (when each repeat's process began, and its place among all)."""
+
+INTERLEAVED = "interleaved"
+"""Key of the metadata: an id that both files of an A/B have, whose builds ran in turns on one machine."""
 
 _TEXT, _COUNT, _SECONDS = pa.string(), pa.int64(), pa.float64()
 

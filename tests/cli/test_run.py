@@ -96,6 +96,17 @@ class TestEndToEnd:
         assert len(run.rows) == 2 * 2 * 2
         assert set(run.rows["status"]) == {"ok"}
 
+    def test_a_repeat_has_its_number_s_luck_whatever_run_it_is_in(self, tmp_path, small):
+        texts = {}
+        for folder, changed in (("whole", {"repeats": "3"}), ("part", {"first-repeat": "2"})):
+            assert main(["run", "smoke", *small(**changed), "--output-dir", folder]) == 0
+            rows = read_run(results(tmp_path, folder)[0]).rows
+            last = rows[rows["repeat"] == 2].sort_values(["case_id", "sample_id"])
+            texts[folder] = last["hypothesis"].tolist()
+        assert texts["part"] == texts["whole"]
+        assert set(rows["repeat"]) == {2}
+        assert len(texts["part"]) == 2 * 2 * 2
+
     def test_the_file_says_how_it_came_about(self, tmp_path, small):
         main(["run", "smoke", *small(gamma="2")])
         [path] = results(tmp_path)
