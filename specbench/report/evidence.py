@@ -8,8 +8,8 @@ brings a variance vₖ of the mean with its own degrees of freedom, which Welch 
 - samples: the bootstrap over samples, repeats held together, times S / (S − 1), S − 1.
 
 Both together are the two levels of a hierarchical bootstrap without its error: resampling n repeats
-understates their variance by 1/n and knows nothing of t, so that its 99 % interval covers 85 % of the
-time with three repeats (docs/statistics.md has the figures).
+understates their variance by 1/n and knows nothing of t, so that its 99 % interval covers as little as
+88 % of the time with three repeats (docs/statistics.md has the figures).
 Sources: Welch 1947; Satterthwaite 1946; Efron & Tibshirani 1993; Holm 1979.
 """
 

@@ -3,15 +3,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from specbench.errors import InputError
 from specbench.report.compare import compare_runs
@@ -144,21 +141,6 @@ def test_metadata_that_cannot_be_read(result, text):
     table = pq.read_table(result).replace_schema_metadata({METADATA_KEY: text})
     pq.write_table(table, result)
     assert "metadata that cannot be read" in refused(result)
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(data=st.data())
-def test_a_damaged_file_is_an_input_error_or_reads_whole(result, data):
-    whole = result.read_bytes()
-    content = bytearray(whole)
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    damaged = result.with_name("damaged.bin")
-    damaged.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    with suppress(InputError):
-        assert len(read_run(damaged).rows) == 12
 
 
 def test_the_report_layer_imports_no_torch():

@@ -21,7 +21,8 @@ def script():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_and_shows_the_noise(script, tiny_pair, capsys):
+def test_without_a_gpu_it_says_so_and_shows_the_noise(script, tiny_pair, capsys, monkeypatch):
+    monkeypatch.setattr(script, "NEW_TOKENS", 6)
     script.main(tiny_pair.name, "2")
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("both rounds are the same")
