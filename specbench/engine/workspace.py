@@ -30,8 +30,8 @@ def rounded(tokens: int, bucket: int = BUCKET) -> int:
 
 
 def prefill_width(size: int) -> int:
-    """Tokens of each of so many sequences that are fed at once."""
-    return max(BUCKET, PREFILL_TOKENS // size)
+    """Tokens of each of so many sequences that are fed at once: whole buckets."""
+    return max(BUCKET, PREFILL_TOKENS // size // BUCKET * BUCKET)
 
 
 def prefill_shape(width: int, device: torch.device) -> int:

@@ -195,8 +195,12 @@ def of_counts(
     resampled = resampled[np.isfinite(resampled)]
     if all(np.array_equal(a, b) for a, b in zip(new, old, strict=True)):
         return Estimate(0.0, ((0.0, max(count - 1.0, 1.0)),), repeats, count)
-    sources = _of_samples(resampled, count) or [(np.nan, 0.0)]
-    return Estimate(found, tuple(sources), repeats, count)
+    if count < 2:
+        return Estimate(found, ((np.nan, 0.0),), repeats, count)
+    # Samples that all changed alike leave the bootstrap no variance. No evidence is stronger than that of
+    # one more sample, which would not have changed: its standard error is change / (S + 1).
+    ((variance, df),) = _of_samples(resampled, count)
+    return Estimate(found, ((max(variance, (found / (count + 1)) ** 2), df),), repeats, count)
 
 
 def _finite(runs: Sequence[Floats]) -> list[Floats]:

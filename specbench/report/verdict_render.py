@@ -14,7 +14,8 @@ from specbench.report.summary import STEADY_REPEATS
 from specbench.report.verdict import INCONCLUSIVE, SAME, Verdict, change_text, floor_text, number
 
 _ADVICE = {
-    "repeat": "repeats are the evidence for a time: specbench run --repeats 5, or more",
+    "repeat": "repeats are the evidence for a time: specbench run --repeats 5, or more; of specbench "
+    "micro three files a side, or more",
     "sample": "samples are the evidence for acceptance and quality: specbench run --samples 16, or more",
     "slowed down": "a GPU at its power or heat limit: lock its clocks lower (nvidia-smi -lgc)",
     "processes": "other processes share the GPU: run the benchmark on it alone",

@@ -10,7 +10,7 @@ from specbench.engine.decoding import Decoding, Execution
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
 from specbench.engine.synthetic import SyntheticAcceptance
-from specbench.engine.workspace import BUCKET, prefill_shape
+from specbench.engine.workspace import BUCKET, PREFILL_TOKENS, prefill_shape, prefill_width
 from specbench.errors import InputError
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method
@@ -332,3 +332,11 @@ def test_a_gpu_is_fed_few_lengths_and_wastes_less_than_half():
     for width, shape in enumerate(fed, 1):
         assert width <= shape < min(2 * width, width + BUCKET)
     assert prefill_shape(77, torch.device("cpu")) == 77
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 24, 500])
+def test_pieces_of_a_prompt_do_not_overlap_for_being_rounded(size):
+    """A piece that is no whole number of buckets would be fed with the begin of the next one."""
+    width = prefill_width(size)
+    assert prefill_shape(width, torch.device("cuda")) == width
+    assert width * size <= max(PREFILL_TOKENS, BUCKET * size)

@@ -160,3 +160,15 @@ class TestCounts:
     def test_nothing_drafted_is_no_rate(self):
         zeros = np.zeros(24)
         assert of_counts((zeros, zeros), (zeros, zeros), self.samples, 3, True) is None
+
+
+@pytest.mark.parametrize(("samples", "is_sure"), [(3, False), (5, True), (8, True)])
+def test_samples_that_all_changed_alike_are_evidence_but_no_certainty(samples, is_sure):
+    """Quality 1 in all samples, 0 in all of the new run: the bootstrap sees no variance at all."""
+    codes, ones = np.arange(samples, dtype=np.uint64), np.ones(samples)
+    estimate = of_counts((0 * ones, ones), (ones, ones), codes, 1, True)
+    assert estimate.change == -1
+    assert estimate.error > 0
+    assert (estimate.p_value(0.02) < 0.01) == is_sure
+    shifted = of_counts((1.1 * ones, ones), (ones, ones), codes, 1, False)
+    assert shifted.p_value(np.log(1.03)) > 1e-6

@@ -145,25 +145,27 @@ class TestVerdicts:
 
 class TestQualityAndAcceptance:
     def test_worse_text_fails(self, judged, rows):
-        worse = changed(rows(2), metric_value=lambda row: row["metric_value"] - 0.1)
-        gate = judged(rows(1), worse)
+        worse = changed(rows(2, samples=12), metric_value=lambda row: row["metric_value"] - 0.1)
+        gate = judged(rows(1, samples=12), worse)
         fails = {v.finding.figure for v in gate.verdicts if v.fails}
         assert (gate.decision, fails) == (FAILED, {"quality"})
         assert gate.verdicts[0].verdict == "worse"
 
     def test_of_an_error_rate_less_is_better(self, judged, rows):
-        old = changed(rows(1), metric="wer")
-        better = changed(rows(2), metric="wer", metric_value=lambda row: row["metric_value"] - 0.1)
+        old = changed(rows(1, samples=12), metric="wer")
+        better = changed(
+            rows(2, samples=12), metric="wer", metric_value=lambda row: row["metric_value"] - 0.1
+        )
         assert judged(old, better).decision == PASSED
         assert judged(better, old).decision == FAILED
 
     def test_fewer_accepted_drafts_fail(self, judged, rows):
         fewer = changed(
-            rows(2),
+            rows(2, samples=12),
             accepted=lambda row: row["accepted"] // 2,
             new_tokens=lambda row: row["accepted"] // 2 + row["verify_steps"],
         )
-        gate = judged(rows(1), fewer)
+        gate = judged(rows(1, samples=12), fewer)
         assert {"tau", "alpha"} <= {v.finding.metric.name for v in gate.verdicts if v.fails}
 
     def test_another_luck_is_inconclusive_not_worse(self, judged, rows):

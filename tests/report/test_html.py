@@ -113,7 +113,8 @@ def test_errors_and_metadata_are_text_too(page, sweep, row):
     rows = sweep({"fused": {"2": 1.4}}, samples=2)
     rows.append(row(case_id="x", status="failed", error=EVIL, repeat=9))
     about = {"argv": ["specbench", EVIL], "scenario": f"name: {EVIL}", "driver": EVIL}
-    about |= {"packages": {EVIL: EVIL}, "cpu": EVIL, "clocks": [EVIL], "scenario_name": EVIL}
+    about |= {"packages": {EVIL: EVIL}, "cpu": {"model": EVIL}, "scenario_name": EVIL}
+    about |= {"clocks": {EVIL: EVIL}}
     text, found = page(rows, **about)
     assert "<script>alert" not in text
     assert len(found.all("script")) == 1
