@@ -44,7 +44,7 @@ def _shown(value: Any, show: Callable[[Any], str]) -> str:
         return NOT_KNOWN
     try:
         return show(value)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, KeyError):
         return str(value)
 
 
