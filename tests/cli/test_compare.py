@@ -162,7 +162,7 @@ class TestGate:
             | changed
             for method, gamma, us, wall in cases
             for repeat in range(repeats)
-            for sample in range(3)
+            for sample in range(12)
         ]
 
     @pytest.mark.parametrize(
