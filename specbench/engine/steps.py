@@ -49,11 +49,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of a step. `key` says all that its call depends on but the memory it works in; None for what
-    the host does alone."""
+    """Part of a step.
+
+    Attributes:
+        key: all that its call depends on but the memory it works in; None for what the host does alone.
+        shapes: what torch chooses kernels for in it; empty if that is one thing, the key.
+    """
 
     key: Hashable | None
     call: Callable[[], object]
+    shapes: frozenset[Hashable] = frozenset()
 
 
 class Steps:
@@ -109,7 +114,7 @@ class Steps:
     def of(self, gamma: int, held: Sequence[int]) -> dict[Phase, list[Piece]]:
         """A step of γ drafts, for slots that hold so many tokens (0: empty)."""
         windows = self._windows([tokens + gamma for tokens in held])
-        rows, law = (windows, self._rows_key), (gamma, *self._law_key)
+        law = (gamma, *self._law_key)
         # A decision that cannot be captured looks for its numbers where the last call left them, and
         # leaves its result somewhere else each time.
         captured = self._captures and self._law_of(gamma) not in self._room.graphs.refused
@@ -117,10 +122,12 @@ class Steps:
         return {
             "random": [Piece(("random", *law) if draws else None, partial(self._begin, gamma))],
             "draft": [
-                Piece(("draft", slot, *rows), partial(self._draft_one, slot, windows))
+                self._reading(("draft", slot), windows, partial(self._draft_one, slot, windows))
                 for slot in range(gamma)
             ],
-            "target": [Piece(("target", gamma, *rows), partial(self._score, gamma, windows))],
+            "target": [
+                self._reading(("target", gamma), windows, partial(self._score, gamma, windows))
+            ],
             "verify": [Piece(self._law_of(gamma), partial(self._decide, gamma))],
             "commit": [Piece(("commit", *law) if captured else None, partial(self._commit, gamma))],
         }
@@ -195,7 +202,7 @@ class Steps:
         What they write they will write again.
         """
         room = self._room
-        keys = {piece.key for piece in pieces} - {None}
+        keys = set().union(*(piece.shapes or {piece.key} for piece in pieces)) - {None}
         if room.offered.device.type != "cuda" or keys <= room.rehearsed:
             return False
         for piece in pieces:
@@ -245,6 +252,15 @@ class Steps:
             ("sight", name), lambda: model.look(room.positions, room.capacity, room.capacity)
         )
         return Side(model, cache, sight)
+
+    def _reading(
+        self, name: tuple[Hashable, ...], windows: tuple[int, ...], call: Callable[[], object]
+    ) -> Piece:
+        """A piece that reads the caches, so many slots of each sequence."""
+        # With SPLIT each sequence's attention is a call of its own, whatever its neighbours' windows are.
+        alone = set(windows) if self._execution.attention == SPLIT else {windows}
+        shapes = frozenset((*name, part, self._rows_key) for part in alone)
+        return Piece((*name, windows, self._rows_key), call, shapes)
 
     def _law_of(self, gamma: int) -> Hashable:
         return "verify", gamma, *self._law_key

@@ -215,6 +215,25 @@ class TestAttention:
         )  # fmt: skip
         assert widths == {(1, 64), (1, 128)}
 
+    @pytest.mark.parametrize("attention", [PAD, SPLIT])
+    def test_known_lengths_side_by_side_are_no_new_shape(
+        self, target, draft, monkeypatch, attention
+    ):
+        """What was rehearsed once is not again, or a GPU would do nearly every step of a batch twice."""
+        seen = []
+        monkeypatch.setattr(
+            steps.Steps, "rehearse", lambda self, pieces: seen.append((self, pieces))
+        )
+        prompts, execution = [(1,) * 60, (2,) * 3], Execution(attention=attention)
+        decode(NativeEngine(target, draft, []), prompts=prompts, tokens=90, execution=execution)
+
+        def shapes(*held):
+            pieces = seen[0][0].of(4, held)
+            return set().union(*(one.shapes for some in pieces.values() for one in some))
+
+        assert shapes(100, 4) <= shapes(4, 4) | shapes(100, 100)
+        assert shapes(100, 100) - shapes(4, 4)
+
     @pytest.mark.parametrize("attend", [attend_padded, attend_split])
     def test_what_it_cannot_compute_is_refused(self, attend):
         """Swallowed, a model's sinks would make nonsense of it in silence."""
