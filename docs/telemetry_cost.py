@@ -8,8 +8,8 @@ alternate as A B B A, so that drift of the machine hits both alike; each A has a
 - the change: tokens/s of A over those of its B, the median over the pairs of rounds, with a 99 %
   interval of that median (order statistics of the pairs: no assumption about their law);
 - the same of the step times, which the host's work hides behind on a GPU: the verify step's median;
-- directly: how long a sample takes, and what share of the time the sampling thread is at it: more it
-  cannot take from a loop that waits for the host. It waits for the driver without Python's lock.
+- directly: how long a sample and each of its queries takes, and what share of the time the sampling
+  thread is at it. It waits for the driver without Python's lock.
 
 Without an NVIDIA GPU there is no sampler: then both rounds are the same, and the interval shows this
 machine's noise.
@@ -98,21 +98,42 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 
 
 def tell_directly(uuid: str | None, seconds: float = 5.0) -> None:
-    """The sampler alone, on an idle GPU."""
+    """The sampler alone, on an idle GPU: its samples, and its queries one by one."""
     with NvmlSampler(uuid) as sampler:
-        interval_s, took = sampler.interval_s, []
+        assert sampler._gpu is not None
+        took, queries = [], Queries(sampler._gpu.ask)
         begin, cpu = time.perf_counter(), time.process_time()
         while time.perf_counter() - begin < seconds:
             start = time.perf_counter()
             sampler._take()
             took.append(time.perf_counter() - start)
-        cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin)
-    sample_s = statistics.median(took)
-    share = sample_s / (sample_s + interval_s)
+        cpu_share = min((time.process_time() - cpu) / (time.perf_counter() - begin), 1)
+        sample_s, pause_s = statistics.median(took), sampler.pause_s
+        sampler._gpu.ask = queries  # type: ignore[method-assign]
+        for _ in range(100):
+            sampler._take(look=True)
+    share = sample_s / (sample_s + pause_s)
     tell(
-        f"one sample: {sample_s * 1e3:.2f} ms, each {interval_s * 1e3:.0f} ms: {share:.1%} of a thread, "
-        f"of which the processor works {min(cpu_share, 1):.0%}: {share * min(cpu_share, 1):.2%}"
+        f"one sample: {sample_s * 1e3:.2f} ms, each {pause_s * 1e3:.0f} ms: {share:.2%} of a thread, "
+        f"of which the processor works {cpu_share:.0%}"
     )
+    for name, times in sorted(queries.took_s.items()):
+        tell(f"  {name}: {statistics.median(times) * 1e3:.3f} ms")
+
+
+class Queries:
+    """Asks as `Gpu.ask` does, and keeps how long each query takes."""
+
+    def __init__(self, ask: Any) -> None:
+        self._ask = ask
+        self.took_s: dict[str, list[float]] = {}
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        """See `Gpu.ask`."""
+        start = time.perf_counter()
+        answer = self._ask(name, *arguments)
+        self.took_s.setdefault(name, []).append(time.perf_counter() - start)
+        return answer
 
 
 def device_name(device: Any) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -57,6 +60,10 @@ IDLE = 0x1
 PROCESS_INTERVAL_S = 1.0
 """Who else is there is asked less often than the rest."""
 
+MOST_OF_A_THREAD = 0.005
+"""So much of its time the sampling thread may take. Where the driver is slow (2.4 ms a sample on one host
+of an H100), samples are further apart than asked for."""
+
 KEPT_SAMPLES = 100_000
 """Well over an hour at the default interval; a nightly run must not fill the memory."""
 
@@ -68,7 +75,7 @@ class NvmlSampler:
         device: a UUID ("GPU-..." or as torch gives it, without the prefix), a PCI bus id, or
             NVML's index. The index counts all GPUs of the machine in bus order: CUDA's differs
             under CUDA_VISIBLE_DEVICES, so prefer `cuda_uuid`. None: there is no GPU to sample.
-        interval_s: time between samples.
+        interval_s: time between samples; more where that would cost over `MOST_OF_A_THREAD`.
         nvml: the NVML module; None imports pynvml.
 
     Example:
@@ -86,6 +93,7 @@ class NvmlSampler:
         self._gpu: Gpu | None = None
         self._samples: list[Sample] = []
         self._looks: list[tuple[float, list[Process] | None]] = []
+        self._took_s: deque[float] = deque(maxlen=9)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -111,6 +119,12 @@ class NvmlSampler:
     def lost(self) -> str | None:
         """Why the GPU no longer answers; None while it does."""
         return None if self._gpu is None else self._gpu.lost
+
+    @property
+    def pause_s(self) -> float:
+        """Between two samples, by what the latest took; a single slow one does not count."""
+        took_s = median(self._took_s) if self._took_s else 0.0
+        return max(self.interval_s, took_s / MOST_OF_A_THREAD)
 
     def __enter__(self) -> Self:
         try:
@@ -174,7 +188,7 @@ class NvmlSampler:
         }
 
     def _loop(self) -> None:
-        while not self._stop.wait(self.interval_s) and self.lost is None:
+        while not self._stop.wait(self.pause_s) and self.lost is None:
             self._take()
 
     def _take(self, look: bool = False) -> None:
@@ -184,6 +198,7 @@ class NvmlSampler:
                 return
             self._samples.append(self._gpu.sample())
             now = self._samples[-1].t
+            self._took_s.append(time.perf_counter() - now)
             if look or not self._looks or now - self._looks[-1][0] >= PROCESS_INTERVAL_S:
                 self._looks.append((now, self._gpu.foreign()))
             for kept in (self._samples, self._looks):

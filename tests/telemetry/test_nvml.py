@@ -141,6 +141,23 @@ def test_a_window_has_every_column_of_the_schema_that_nvml_fills(short_energy):
     assert window["energy_j"] > 0
 
 
+def test_a_slow_driver_is_asked_less_often(monkeypatch):
+    """Whatever the host: what the sampling thread takes from the run is bounded."""
+    quick = FakeNvml()
+    with NvmlSampler(0, 0.05, quick) as sampler:
+        assert sampler.pause_s >= 0.05
+    slow = FakeNvml()
+    monkeypatch.setattr(slow, "nvmlDeviceGetPowerUsage", lambda handle: time.sleep(0.002) or 1)
+    with NvmlSampler(0, 0.05, slow) as sampler:
+        for _ in range(5):
+            sampler.window(0.0, 1.0)
+        assert sampler.pause_s >= 0.002 / 0.005
+        monkeypatch.setattr(slow, "nvmlDeviceGetPowerUsage", lambda handle: time.sleep(0.05) or 1)
+        before = sampler.pause_s
+        sampler.window(0.0, 1.0)
+        assert sampler.pause_s < 2 * before, "one hiccup is no slow driver"
+
+
 def test_energy_is_that_of_the_window_not_of_its_samples(short_energy):
     with NvmlSampler(0, 0.04, FakeNvml()) as sampler:
         start = time.perf_counter()
