@@ -64,6 +64,10 @@ MOST_OF_A_THREAD = 0.005
 """So much of its time the sampling thread may take. Where the driver is slow (2.4 ms a sample on one host
 of an H100), samples are further apart than asked for."""
 
+SOON_S = 0.05
+"""A sample so soon after a window still tells of it: clocks fall later, and utilisation and power are
+averages over what was before."""
+
 KEPT_SAMPLES = 100_000
 """Well over an hour at the default interval; a nightly run must not fill the memory."""
 
@@ -157,9 +161,9 @@ class NvmlSampler:
     def window(self, t0: float, t1: float) -> dict[str, Any]:
         """The columns `nvml_*`, `energy_*`, `throttle_reasons` and `foreign_processes` of a row.
 
-        Ask soon after `t1`, and outside any timed span: it takes a sample itself (4 ms). A list is
-        empty if no sample fell into the window, and null if the GPU does not tell. Of
-        `foreign_processes` the last look before the window counts too.
+        Ask soon after `t1`, and outside any timed span: it takes a sample itself (some milliseconds),
+        which stands for the window if none fell into it. A list is empty if that came too late, and
+        null if the GPU does not tell. Of `foreign_processes` the last look before the window counts too.
 
         Energy is `energy_j` where the window holds ten periods of the counter, else
         `energy_coarse_j`, which is fit for sums over many windows alone.
@@ -175,6 +179,8 @@ class NvmlSampler:
             recent = self._samples[max(first, 0) :]
         readings = [(one.t, one.energy_j) for one in recent if one.energy_j is not None]
         inside = [sample for sample in around if t0 <= sample.t <= t1]
+        if not inside:
+            inside = [sample for sample in around if t1 < sample.t <= t1 + SOON_S][:1]
         columns: dict[str, Any] = {"nvml_t_s": [s.t - t0 for s in inside] if around else None}
         for name, attribute in COLUMNS.items():
             told = any(getattr(sample, attribute) is not None for sample in around)

@@ -243,6 +243,21 @@ def test_only_samples_inside_the_window_count():
     assert window["nvml_t_s"] == [0, 1, 2]
 
 
+def test_a_window_between_two_samples_has_the_one_at_its_end():
+    """Or a short row would not know the clock that it ran at."""
+    with NvmlSampler(0, 60, FakeNvml()) as sampler:
+        end = time.perf_counter()
+        soon = sampler.window(end - 0.01, end)
+        late = sampler.window(end - 10, end - 5)
+        now = sampler._samples[0].t - 10
+        sampler._samples = [Sample(now + 0.01 * i, power_w=100.0 * i) for i in range(5)]
+        first = sampler.window(now + 0.011, now + 0.019)
+    assert len(soon["nvml_t_s"]) == len(soon["nvml_sm_clock_mhz"]) == 1
+    assert soon["throttle_reasons"] == []
+    assert late["nvml_power_w"] == []
+    assert first["nvml_power_w"] == [200]
+
+
 def test_energy_is_interpolated_between_the_samples_around_the_window():
     with NvmlSampler(0, 60, FakeNvml()) as sampler:
         now = sampler._samples[0].t - 10
