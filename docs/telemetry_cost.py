@@ -8,8 +8,8 @@ alternate as A B B A, so that drift of the machine hits both alike; each A has a
 - the change: tokens/s of A over those of its B, the median over the pairs of rounds, with a 99 %
   interval of that median (order statistics of the pairs: no assumption about their law);
 - the same of the step times, which the host's work hides behind on a GPU: the verify step's median;
-- directly: how long a sample and each of its queries takes, and what share of the time the sampling
-  thread is at it. It waits for the driver without Python's lock.
+- directly: what share of the time the sampling thread waits for the driver, without Python's lock; how
+  long each query takes, and how often it is made.
 
 Without an NVIDIA GPU there is no sampler: then both rounds are the same, and the interval shows this
 machine's noise.
@@ -98,27 +98,18 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 
 
 def tell_directly(uuid: str | None, seconds: float = 5.0) -> None:
-    """The sampler alone, on an idle GPU: its samples, and its queries one by one."""
+    """What the sampling thread does beside an idle loop, by query."""
     with NvmlSampler(uuid) as sampler:
+        time.sleep(2)  # until the energy counter's period is known
         assert sampler._gpu is not None
-        took, queries = [], Queries(sampler._gpu.ask)
-        begin, cpu = time.perf_counter(), time.process_time()
-        while time.perf_counter() - begin < seconds:
-            start = time.perf_counter()
-            sampler._take()
-            took.append(time.perf_counter() - start)
-        cpu_share = min((time.process_time() - cpu) / (time.perf_counter() - begin), 1)
-        sample_s, pause_s = statistics.median(took), sampler.pause_s
+        queries = Queries(sampler._gpu.ask)
         sampler._gpu.ask = queries  # type: ignore[method-assign]
-        for _ in range(100):
-            sampler._take(look=True)
-    share = sample_s / (sample_s + pause_s)
-    tell(
-        f"one sample: {sample_s * 1e3:.2f} ms, each {pause_s * 1e3:.0f} ms: {share:.2%} of a thread, "
-        f"of which the processor works {cpu_share:.0%}"
-    )
-    for name, times in sorted(queries.took_s.items()):
-        tell(f"  {name}: {statistics.median(times) * 1e3:.3f} ms")
+        time.sleep(seconds)
+    share = sum(map(sum, queries.took_s.values())) / seconds
+    tell(f"the sampling thread asks for {share:.2%} of the time:")
+    for name, took_s in sorted(queries.took_s.items()):
+        usual_ms, count = statistics.median(took_s) * 1e3, len(took_s)
+        tell(f"  {name}: {usual_ms:.3f} ms, {count / seconds:.1f} times a second")
 
 
 class Queries:

@@ -24,7 +24,6 @@ class Sample:
 
     Attributes:
         t: `time.perf_counter()` seconds.
-        energy_j: the counter since the driver was loaded.
         clock_events: NVML's bit mask, see `CLOCK_EVENTS`.
     """
 
@@ -33,7 +32,6 @@ class Sample:
     mem_used_bytes: int | None = None
     power_w: float | None = None
     sm_clock_mhz: float | None = None
-    energy_j: float | None = None
     clock_events: int | None = None
 
 
@@ -67,12 +65,11 @@ class Gpu:
         return None
 
     def sample(self) -> Sample:
-        """All but who else is there: some milliseconds."""
+        """All but energy and who else is there."""
         t = time.perf_counter()
         utilization = self.ask("nvmlDeviceGetUtilizationRates")
         memory = self.ask("nvmlDeviceGetMemoryInfo")
         power_mw = self.ask("nvmlDeviceGetPowerUsage")
-        energy_mj = self.ask("nvmlDeviceGetTotalEnergyConsumption")
         events = self.ask("nvmlDeviceGetCurrentClocksEventReasons")
         if events is None:  # the name before driver 535
             events = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons")
@@ -82,9 +79,13 @@ class Gpu:
             mem_used_bytes=None if memory is None else int(memory.used),
             power_w=None if power_mw is None else power_mw / 1e3,
             sm_clock_mhz=self.ask("nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_SM),
-            energy_j=None if energy_mj is None else energy_mj / 1e3,
             clock_events=events,
         )
+
+    def energy_j(self) -> float | None:
+        """The counter since the driver was loaded: on some hosts that takes milliseconds."""
+        energy_mj = self.ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if energy_mj is None else energy_mj / 1e3
 
     def foreign(self) -> list[Process] | None:
         """Who else computes there; None if it is not told."""

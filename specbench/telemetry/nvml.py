@@ -10,15 +10,14 @@ import importlib
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import median
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from specbench.telemetry.energy import MOST_READINGS, PERIODS, counter_period_s, energy_j
+from specbench.telemetry.energy import EnergyCounter
 from specbench.telemetry.gpu import Gpu, Sample, UnavailableError, own_slice, quietly
+from specbench.telemetry.pace import Pace
 from specbench.telemetry.processes import Process
 
 _T = TypeVar("_T")
@@ -60,10 +59,6 @@ IDLE = 0x1
 PROCESS_INTERVAL_S = 1.0
 """Who else is there is asked less often than the rest."""
 
-MOST_OF_A_THREAD = 0.005
-"""So much of its time the sampling thread may take. Where the driver is slow (2.4 ms a sample on one host
-of an H100), samples are further apart than asked for."""
-
 SOON_S = 0.05
 """A sample so soon after a window still tells of it: clocks fall later, and utilisation and power are
 averages over what was before."""
@@ -79,7 +74,7 @@ class NvmlSampler:
         device: a UUID ("GPU-..." or as torch gives it, without the prefix), a PCI bus id, or
             NVML's index. The index counts all GPUs of the machine in bus order: CUDA's differs
             under CUDA_VISIBLE_DEVICES, so prefer `cuda_uuid`. None: there is no GPU to sample.
-        interval_s: time between samples; more where that would cost over `MOST_OF_A_THREAD`.
+        interval_s: time between samples; more where the driver is slow, see `pace`.
         nvml: the NVML module; None imports pynvml.
 
     Example:
@@ -92,12 +87,12 @@ class NvmlSampler:
     def __init__(
         self, device: int | str | None, interval_s: float = 0.05, nvml: Any = None
     ) -> None:
-        self.interval_s = interval_s
         self._device, self._nvml = device, nvml
         self._gpu: Gpu | None = None
+        self._pace = Pace(interval_s)
+        self._energy = EnergyCounter(self._joules, interval_s)
         self._samples: list[Sample] = []
         self._looks: list[tuple[float, list[Process] | None]] = []
-        self._took_s: deque[float] = deque(maxlen=9)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -124,12 +119,6 @@ class NvmlSampler:
         """Why the GPU no longer answers; None while it does."""
         return None if self._gpu is None else self._gpu.lost
 
-    @property
-    def pause_s(self) -> float:
-        """Between two samples, by what the latest took; a single slow one does not count."""
-        took_s = median(self._took_s) if self._took_s else 0.0
-        return max(self.interval_s, took_s / MOST_OF_A_THREAD)
-
     def __enter__(self) -> Self:
         try:
             self._nvml, handle = _open(self._device, self._nvml)
@@ -153,7 +142,7 @@ class NvmlSampler:
         self._stop.set()
         try:
             self._thread.join()
-            self._take(look=True)
+            self._take(at_end=True, look=True)
         finally:
             self._thread, self._gpu = None, None
             quietly(self._nvml, self._nvml.nvmlShutdown)
@@ -171,13 +160,11 @@ class NvmlSampler:
         Args:
             t0, t1: `time.perf_counter()` at both ends.
         """
-        self._take()
+        self._take(at_end=True)
         with self._lock:
             around = _around(self._samples, t0, t1, lambda sample: sample.t)
             looks = _around(self._looks, t0, t1, lambda look: look[0])
-            first = bisect_left(self._samples, t0, key=lambda sample: sample.t) - MOST_READINGS
-            recent = self._samples[max(first, 0) :]
-        readings = [(one.t, one.energy_j) for one in recent if one.energy_j is not None]
+            energy = self._energy.columns(t0, t1)
         inside = [sample for sample in around if t0 <= sample.t <= t1]
         if not inside:
             inside = [sample for sample in around if t1 < sample.t <= t1 + SOON_S][:1]
@@ -186,7 +173,7 @@ class NvmlSampler:
             told = any(getattr(sample, attribute) is not None for sample in around)
             columns[name] = [getattr(s, attribute) for s in inside] if told else None
         return columns | {
-            **_energy(readings, t0, t1),
+            **energy,
             "throttle_reasons": _events(inside),
             "foreign_processes": _named(
                 [found for t, found in looks if found is not None and t <= t1]
@@ -194,17 +181,26 @@ class NvmlSampler:
         }
 
     def _loop(self) -> None:
-        while not self._stop.wait(self.pause_s) and self.lost is None:
+        while not self._stop.wait(self._pace.pause_s) and self.lost is None:
             self._take()
 
-    def _take(self, look: bool = False) -> None:
-        """Thread-safe: the samples stay in the order of their times."""
+    def _joules(self) -> float | None:
+        return None if self._gpu is None else self._gpu.energy_j()
+
+    def _take(self, at_end: bool = False, look: bool = False) -> None:
+        """Thread-safe: the samples stay in the order of their times.
+
+        Args:
+            at_end: of a window, which needs the energy there.
+            look: who else is there, though it is not time for it.
+        """
         with self._lock:
             if self._gpu is None or self._gpu.lost:
                 return
             self._samples.append(self._gpu.sample())
             now = self._samples[-1].t
-            self._took_s.append(time.perf_counter() - now)
+            self._pace.took(time.perf_counter() - now)
+            self._energy.take(at_once=at_end)
             if look or not self._looks or now - self._looks[-1][0] >= PROCESS_INTERVAL_S:
                 self._looks.append((now, self._gpu.foreign()))
             for kept in (self._samples, self._looks):
@@ -286,16 +282,6 @@ def _around(items: list[_T], t0: float, t1: float, time_of: Callable[[_T], float
     """Those in the window, and the one on either side of it."""
     first, last = bisect_left(items, t0, key=time_of), bisect_right(items, t1, key=time_of)
     return items[max(first - 1, 0) : last + 1]
-
-
-def _energy(readings: list[tuple[float, float]], t0: float, t1: float) -> dict[str, Any]:
-    """Of all readings until now; the counter's period is that of the latest."""
-    known: dict[str, Any] = dict.fromkeys(("energy_j", "energy_coarse_j", "energy_period_s"))
-    if not readings:
-        return known
-    period_s = counter_period_s(readings)
-    name = "energy_j" if t1 - t0 >= PERIODS * period_s else "energy_coarse_j"
-    return known | {name: energy_j(readings, t0, t1), "energy_period_s": period_s}
 
 
 def _named(looks: list[list[Process]]) -> list[str] | None:
