@@ -37,8 +37,8 @@ def commands(text, is_markdown):
 def arguments(call):
     """Words as the shell would give them; what it would put in stands for itself."""
     call = re.sub(r"\$\{\w+:\+([^}]*)\}", r"\1", call)
-    call = re.sub(r"\$\{\w+\[0\]\}", "file.parquet", call)
-    call = call.replace('"$scenario"', "nightly").replace('"$REPEATS"', "6")
+    call = re.sub(r"\$\{\w+\[(0|-1)\]\}", "file.parquet", call)
+    call = call.replace('"$scenario"', "nightly").replace('"$REPEATS"', "5")
     lexer = shlex.shlex(call, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     words = []
@@ -81,10 +81,10 @@ def test_there_are_commands_to_look_at(path):
     [
         ("run demo > out.txt", ["run", "demo"]),
         ("compare 'a b' || true", ["compare", "a b"]),
-        ('run "$scenario" --repeats "$REPEATS"', ["run", "nightly", "--repeats", "6"]),
+        ('run "$scenario" --repeats "$REPEATS"', ["run", "nightly", "--repeats", "5"]),
         (
-            "compare ${new[0]} ${S:+--strict} >> x",
-            ["compare", "file.parquet", "--strict"],
+            "compare ${new[0]} --baseline ${old[-1]} ${S:+--strict} >> x",
+            ["compare", "file.parquet", "--baseline", "file.parquet", "--strict"],
         ),
     ],
 )

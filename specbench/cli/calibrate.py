@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,10 +31,12 @@ def calibrate(
             "`specbench run` behind two dashes.",
         ),
     ],
-    runs: Annotated[int, typer.Option(min=2, help="How often to run the scenario.")] = 3,
+    runs: Annotated[int, typer.Option(min=2, help="How often to run the scenario.")] = 5,
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Whose noise it is; the first file, if not given."),
+        typer.Option(
+            metavar="FILE", help="Whose noise it is, of this machine; the first file, if not given."
+        ),
     ] = None,
     output_dir: Annotated[
         Path, typer.Option(help="Where the scenario's runs go, in a folder of their own.")
@@ -45,7 +47,7 @@ def calibrate(
     Every two runs are held against each other; the floor of a figure is the 99 % quantile of what they
     differ by. `compare` takes it where it is larger than the floor it would take otherwise.
 
-    Example: specbench calibrate demo --runs 5 -- --repeats 5
+    Example: specbench calibrate demo -- --repeats 5
 
     Example: specbench calibrate first.parquet second.parquet third.parquet
     """
@@ -55,18 +57,24 @@ def calibrate(
             "options of `specbench run` are for a scenario, and files were given",
             "Give the files alone.",
         )
-    talk = Console(stderr=True, highlight=False)
-    paths = _run(what[0], what[1:], runs, output_dir, talk) if is_scenario else what
     from specbench.report.gate import calibrated
     from specbench.report.noise import save_noise
-    from specbench.report.reader import read_runs
+    from specbench.report.reader import read_run, read_runs
 
-    found = read_runs(paths)
+    whose = read_run(reference) if reference else None
+    talk = Console(stderr=True, highlight=False)
+    found = []
+    ran = (read_run(path) for path in _run(what[0], what[1:], runs, output_dir, talk))
+    for run in ran if is_scenario else read_runs(what):
+        if whose:
+            _refuse_another_machine(run, whose)
+        found.append(run)
     noise = calibrated(found)
     _show(noise)
-    where = save_noise(noise, reference or found[0].path)
+    whose = whose or found[0]
+    where = save_noise(noise, whose.path)
     talk.print(f"wrote {where}", markup=False, soft_wrap=True)
-    talk.print(_how(reference or found[0].path, found), markup=False, soft_wrap=True)
+    talk.print(_how(whose), markup=False, soft_wrap=True)
 
 
 def _is_files(what: Sequence[str]) -> bool:
@@ -76,9 +84,9 @@ def _is_files(what: Sequence[str]) -> bool:
 
 def _run(
     scenario: str, options: Sequence[str], runs: int, output_dir: Path, talk: Console
-) -> list[str]:
-    """Runs the scenario, each time in a process of its own: a build's noise is also in where a process
-    finds its memory."""
+) -> Iterator[Path]:
+    """Runs the scenario, each time in a process of its own (a build's noise is also in where a process
+    finds its memory), and yields each file as it is whole."""
     own = {"--output-dir", "--resume", "--dry-run"} & {one.partition("=")[0] for one in options}
     if own:
         raise InputError(
@@ -87,6 +95,7 @@ def _run(
         )
     folder = output_dir / f"calibration-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     command = [sys.executable, "-m", "specbench", "run", scenario, *options]
+    seen: set[Path] = set()
     for number in range(1, runs + 1):
         talk.print(f"run {number} of {runs}")
         done = subprocess.run(
@@ -99,7 +108,24 @@ def _run(
                 f"run {number} of {scenario} ended with exit code {done.returncode}",
                 "What went wrong stands above; a run with failed cases says nothing about noise.",
             )
-    return sorted(str(path) for path in folder.glob("*.parquet"))
+        yield from (new := set(folder.glob("*.parquet")) - seen)
+        seen |= new
+
+
+def _refuse_another_machine(run: Run, reference: Run) -> None:
+    """Noise is a machine's own.
+
+    Raises:
+        InputError: the reference names another device or driver, or is of another kind.
+    """
+    for name in ("kind", "device_name", "driver"):
+        here, there = (getattr(one, name, one.metadata.get(name)) for one in (run, reference))
+        if here != there:
+            raise InputError(
+                f"{run.path} has {name.replace('_', ' ')} {here}, and the reference {there}",
+                "A reference's noise is measured on the machine that the reference is of: renew the "
+                "reference on this one, or leave out --reference.",
+            )
 
 
 def _show(noise: Noise) -> None:
@@ -121,6 +147,6 @@ def _show(noise: Noise) -> None:
     print_sheet(Sheet(title, columns, [[row(name) for name in noise.floors]], below), page())
 
 
-def _how(reference: Path, runs: Sequence[Run]) -> str:
-    what = "micro" if runs[0].kind == "micro" else "run"
-    return f"`specbench compare NEW --baseline {reference}` uses it for files of `specbench {what}`"
+def _how(whose: Run) -> str:
+    command = f"specbench compare NEW --baseline {whose.path}"
+    return f"`{command}` uses it for files of `specbench {whose.kind}`"

@@ -54,11 +54,55 @@ def test_files_of_one_build(write, capsys):
     assert "calibrated over 3 runs" in capsys.readouterr().out
 
 
-def test_the_reference_may_be_another_file(write, tmp_path, capsys):
-    files = [write(factor) for factor in (1.0, 1.02)]
-    reference = tmp_path / "reference.parquet"
+H100 = {"device_name": "H100", "driver": "580.1"}
+
+
+def test_the_reference_may_be_another_file_of_this_machine(write, capsys):
+    files = [write(factor, **H100) for factor in (1.0, 1.02)]
+    reference = write(1.0, git_sha="older", **H100)
     assert main(["calibrate", *map(str, files), "--reference", str(reference)]) == 0
-    assert (tmp_path / "reference.noise.json").exists()
+    content = json.loads(reference.with_suffix(".noise.json").read_text())
+    assert {name: content[name] for name in H100} == H100
+
+
+@pytest.mark.parametrize("name", H100)
+def test_the_reference_of_another_machine_is_refused(write, tmp_path, capsys, name):
+    files = [write(factor, **H100) for factor in (1.0, 1.02)]
+    reference = write(1.0, **H100 | {name: "another"})
+    assert main(["calibrate", *map(str, files), "--reference", str(reference)]) == 2
+    err = capsys.readouterr().err
+    assert f"{name.replace('_', ' ')} {H100[name]}, and the reference another" in err
+    assert "hint: " in err
+    assert not list(tmp_path.rglob("*.noise.json"))
+
+
+@pytest.mark.parametrize("what", ["no such file", "is damaged"])
+def test_a_reference_that_cannot_be_read_is_refused_before_anything_runs(tmp_path, capfd, what):
+    reference = tmp_path / "typo.parquet"
+    if what == "is damaged":
+        reference.write_bytes(b"PAR1")
+    results = tmp_path / "results"
+    asked = ["calibrate", "smoke", "--reference", str(reference), "--output-dir", str(results)]
+    assert main(asked) == 2
+    out, err = capfd.readouterr()
+    assert what in err
+    assert "hint: " in err
+    assert "run 1 of" not in out + err
+    assert not results.exists()
+    assert not reference.with_suffix(".noise.json").exists()
+
+
+def test_a_scenario_on_another_machine_than_the_references_ends_after_one_run(
+    write, tiny_pair, tmp_path, capfd
+):
+    reference = write(1.0, **H100)
+    asked = ["calibrate", "smoke", "--reference", str(reference), "--output-dir", str(tmp_path)]
+    options = ["--pair", tiny_pair.name, "--samples", "1", "--max-new-tokens", "4"]
+    assert main([*asked, "--", *options, "--device", "cpu"]) == 2
+    err = capfd.readouterr().err
+    assert "run 1 of 5" in err
+    assert "run 2 of 5" not in err
+    assert "and the reference H100" in err
 
 
 @pytest.mark.parametrize(
