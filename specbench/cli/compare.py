@@ -74,7 +74,8 @@ def compare(
     Takes files of `specbench run`, or files of `specbench micro`.
 
     With --baseline it is a gate: every figure gets a verdict (faster, slower, same or inconclusive), and
-    a regression exits with 1. Ratios within a run are judged, which do not drift with the machine.
+    a regression, or a case that failed where the reference's did not, exits with 1. Ratios within a run
+    are judged, which do not drift with the machine.
 
     Without it the first file that has a case is the reference for it, and no verdict changes the exit
     code.
@@ -83,7 +84,7 @@ def compare(
 
     Example: specbench compare new.parquet --baseline reference.parquet --threshold verify_us=2%
 
-    Exit codes: 1 a regression, 3 nothing is comparable, 4 inconclusive under --strict.
+    Exit codes: 1 a regression or a failed case, 3 nothing is comparable, 4 inconclusive under --strict.
     """
     # pandas takes half a second to import: `specbench --help` must not wait for it
     from specbench.report.reader import read_runs

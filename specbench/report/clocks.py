@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+POWER_LIMIT = "sw_power_cap"
+
 TAINTING = {
     # The card protects itself: its clocks fell by half or more, for as long as it took.
     "hw_slowdown": "too hot, too much power, or a power brake",
@@ -13,7 +15,8 @@ TAINTING = {
     # before, with the room and with how much power a kernel takes, so that two methods side by side
     # do not run at the same one.
     "sw_thermal_slowdown": "near its temperature limit",
-    "sw_power_cap": "at its power limit",
+    # Under load a large card's normal state, see `tainting_ratio`.
+    POWER_LIMIT: "at its power limit",
 }
 """Reasons under which a time says more about the card's state than about the code."""
 
@@ -38,3 +41,12 @@ def tainting(reasons: Iterable[str] | None) -> list[str]:
         ['hw_slowdown']
     """
     return sorted(set(() if reasons is None else reasons) - set(HARMLESS))
+
+
+def tainting_ratio(reasons: Iterable[str] | None) -> list[str]:
+    """The reasons that make a ratio of two cases of one run untrustworthy too; arguments as above.
+
+    Not the power limit: cases in turns meet the same limit, and one that draws more power, and so is
+    clocked lower, is slower at this limit in earnest.
+    """
+    return [reason for reason in tainting(reasons) if reason != POWER_LIMIT]

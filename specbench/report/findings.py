@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from specbench.floors import LESS_IS_BETTER, METRICS, Floor, Metric, floors, parse_floor
 from specbench.report.captions import group_title
 from specbench.report.compare import BASELINE, bounds_text
-from specbench.report.doubts import apart, disturbed
+from specbench.report.doubts import apart, at_power_limit, disturbed
 from specbench.report.evidence import Estimate, of_counts, of_steps
 from specbench.report.measured import Runs, level, logs, rate, speed, unlike
 from specbench.report.noise import Noise
@@ -30,7 +30,7 @@ from specbench.report.pairing import (
 )
 from specbench.report.reader import Run
 from specbench.report.summary import GROUP_KEY, STEADY_REPEATS, STEADY_SPREAD
-from specbench.report.verdict import ALL, Finding
+from specbench.report.verdict import ALL, Finding, Halves
 
 PLAIN = "γ = 0"
 
@@ -201,20 +201,40 @@ class _Subject:
         grids = [tuple(next(flat) for _ in case) for case in parts]
         many = len(self.members)
         runs = [grids[i : i + many] for i in range(0, len(grids), many)]
-        doubts = self._doubts([one for side in others for bases in side for one in bases])
-        doubts += [] if over else apart(self._metadata, [cases[0] for cases in self.cases])
+        flat_bases = [[one for base in side for one in base] for side in others]
+        doubts = self._doubts([one for side in flat_bases for one in side])
+        beside = [list(zip(*one, strict=True)) for one in zip(self.cases, others, strict=True)]
+        doubts += at_power_limit(over, beside)
+        doubts += [] if over else apart(self._metadata, self.cases)
+
+        def timed(name: str, estimate: Estimate | None, known: list[str]) -> Finding:
+            found = self._timed(name, over, estimate, runs, known)
+            if not over or len(self.sides) < 2:
+                return found
+            return replace(found, halves=partial(self._halves, name, runs, flat_bases))
+
         if over != PLAIN and self.case.key["gamma"] != "0":
             verify = logs("verify_us", runs)
-            known = doubts + unlike(verify)
-            yield self._timed("verify_us", over, of_steps(verify), runs, known)
+            yield timed("verify_us", of_steps(verify), doubts + unlike(verify))
             kernel = of_steps(logs("kernel_us", runs))
             if over and kernel is not None:
                 passes = [] if kernel.error > 0 else ["one profiling pass has no repeats"]
-                found = self._timed("verify_kernel_us", over, kernel, runs, doubts + passes)
+                found = timed("verify_kernel_us", kernel, doubts + passes)
                 yield replace(found, gates=False)
         name = "speedup" if over == PLAIN else "tokens_per_s"
-        known = doubts + unlike(logs("tokens_per_s", runs))
-        yield self._timed(name, over, speed(runs), runs, known)
+        yield timed(name, speed(runs), doubts + unlike(logs("tokens_per_s", runs)))
+
+    def _halves(self, name: str, runs: Runs, bases: Sequence[Sequence[Case]]) -> Halves:
+        """Of a ratio: the same batches' own figures, and those of what they are held against."""
+        of_time = {"verify_us": "verify_us", "verify_kernel_us": "kernel_us"}.get(name)
+
+        def half(part: int, cases: Sequence[Sequence[Case]]) -> Finding:
+            alone = [[(case[part],) for case in run] for run in runs]
+            estimate = of_steps(logs(of_time, alone)) if of_time else speed(alone)
+            metric = name if of_time else "tokens_per_s"
+            return self._timed(metric, "", estimate, alone, apart(self._metadata, cases))
+
+        return Halves(half(0, self.cases), half(1, bases))
 
     def _timed(
         self,

@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 
 from specbench.errors import ExitCode, InputError, NotComparableError
-from specbench.floors import METRICS
-from specbench.report.captions import group_title
 from specbench.report.compare import compare_runs
 from specbench.report.findings import Rules, Side, findings
+from specbench.report.judge import judge
+from specbench.report.lost import cases_alone, lost_cases
 from specbench.report.micro_findings import micro_findings
-from specbench.report.noise import Noise, quantile
-from specbench.report.pairing import Case, same_sequences
+from specbench.report.noise import ABOUT, Noise, machine_text, quantile
+from specbench.report.pairing import same_sequences
 from specbench.report.reader import Run
 from specbench.report.schema import MICRO
-from specbench.report.summary import GROUP_KEY
-from specbench.report.verdict import INCONCLUSIVE, Finding, Verdict, in_words, judge
+from specbench.report.verdict import INCONCLUSIVE, Finding, Verdict, in_words
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "inconclusive"
 _BUILD = ("kernel_hash", "git_sha", "packages", "device_name", "driver")
@@ -83,7 +82,8 @@ class Gate:
         if worst is not None:
             found = worst.finding
             where = f"{found.label} at γ = {found.key['gamma']}"
-            return f"gate failed: {where}: {found.figure} {in_words(worst)} ({of})"
+            what = "; ".join(worst.why) if found.failed else f"{found.figure} {in_words(worst)}"
+            return f"gate failed: {where}: {what} ({of})"
         if self.decision == PASSED:
             return f"gate passed ({of})"
         what = "fails under --strict" if self.strict else "does not fail without --strict"
@@ -94,7 +94,7 @@ def gate_runs(reference: Run, runs: Sequence[Run], rules: Rules, strict: bool = 
     """Each run against the reference.
 
     Raises:
-        InputError: one of them is the reference itself.
+        InputError: one of them is the reference itself, or given twice.
         NotComparableError: no run has a figure in common with the reference.
     """
     _refuse_twins([reference], runs)
@@ -105,11 +105,13 @@ def gate_runs(reference: Run, runs: Sequence[Run], rules: Rules, strict: bool = 
     matched = False
     for run in runs:
         side = Side(run)
-        here = findings([side, old], rules)
-        matched = matched or bool(here)
-        found += [*here, *_missing(side, old, rules)]
-        alone += _alone(side, old)
-        notes += _notes(side, old)
+        own, told = _calibrated_here(rules, [run])
+        here = findings([side, old], own)
+        lost = lost_cases(side, old, rules)
+        matched = matched or bool(here) or any(one.failed for one in lost)
+        found += [*here, *lost]
+        alone += cases_alone(side, old)
+        notes += _notes(side, old) + told
     if not matched:
         raise NotComparableError(
             f"{_paths([*runs, reference])} have no figure in common", _why_none([reference, *runs])
@@ -124,19 +126,20 @@ def gate_micro(
     """Files of `specbench micro`: all of one build together are held against the reference's.
 
     Raises:
-        InputError: one of them is the reference itself.
+        InputError: one of them is given twice, or on both sides.
         NotComparableError: they have no case in common.
     """
     _refuse_twins(references, runs)
+    rules, told = _calibrated_here(rules, runs)
     found = micro_findings(runs, references, rules)
-    if not any(finding.estimate for finding in found):
+    if not any(finding.estimate or finding.failed for finding in found):
         raise NotComparableError(
             f"{_paths([*runs, *references])} have no figure in common",
             "A case is a method with B, γ, V, dtype, noise and L2: measure the same preset, with the "
             "method baseline in it.",
         )
     judged = judge(found)
-    notes = _noise_note(rules.noise, judged)
+    notes = _differences([*references, *runs], "files") + told + _noise_note(rules.noise, judged)
     return Gate(list(references), list(runs), judged, rules.gates, [], notes, strict)
 
 
@@ -147,6 +150,20 @@ def _refuse_twins(references: Sequence[Run], runs: Sequence[Run]) -> None:
             f"{twin.path} is the same run as the baseline {known[twin.run_id].path}",
             "Give the baseline with --baseline alone, and another run as FILE.",
         )
+    _refuse_repeated(references)
+    _refuse_repeated(runs)
+
+
+def _refuse_repeated(runs: Sequence[Run]) -> None:
+    """A run that counts twice looks like evidence that there is not."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        if run.run_id in first:
+            raise InputError(
+                f"run {run.run_id} is given twice: {first[run.run_id].path} and {run.path}",
+                "Give each file once; a pattern may name one that is given by itself too.",
+            )
+        first[run.run_id] = run
 
 
 def methods_against_baseline(run: Run) -> list[Verdict]:
@@ -160,7 +177,7 @@ def calibrated(runs: Sequence[Run]) -> Noise:
     """The noise between runs of one build on one machine: every two of them against each other.
 
     Raises:
-        InputError: fewer than two runs, or they are not of one build and machine.
+        InputError: fewer than two runs, one of them twice, or not all of one build and machine.
         NotComparableError: they have no figure in common.
     """
     unlike = [name for name in _BUILD if len({str(run.metadata.get(name)) for run in runs}) > 1]
@@ -170,6 +187,7 @@ def calibrated(runs: Sequence[Run]) -> Noise:
             f"noise is between runs of one build on one machine, and {what}",
             "Give at least two result files of the same build, or a scenario to run several times.",
         )
+    _refuse_repeated(runs)
     changes: dict[str, list[float]] = {}
     for new, old in combinations(runs, 2):
         for finding in _between(new, old):
@@ -185,10 +203,7 @@ def calibrated(runs: Sequence[Run]) -> Noise:
         {name: quantile(found) for name, found in changes.items()},
         {name: len(found) for name, found in changes.items()},
         [run.run_id for run in runs],
-        {
-            name: runs[0].metadata.get(name)
-            for name in ("device_name", "driver", "kernel_hash", "git_sha")
-        },
+        {name: runs[0].metadata.get(name) for name in ABOUT},
     )
 
 
@@ -213,44 +228,6 @@ def _paths(runs: Sequence[Run]) -> str:
     return " and ".join(str(run.path) for run in runs)
 
 
-def _missing(new: Side, old: Side, rules: Rules) -> list[Finding]:
-    """Cases of the reference without a finished sequence in the new run: nothing can be said of them."""
-    found = []
-    for key, case in old.cases.items():
-        other = new.cases.get(key)
-        if not len(case.sequences.item) or (other is not None and len(other.sequences.item)):
-            continue
-        why = (
-            f"all {other.failed} sequences failed: {other.error}" if other else "not in the new run"
-        )
-        found.append(
-            replace(
-                _empty(case, old), run_id=new.run.run_id, doubts=(why,), gates=bool(rules.gates)
-            )
-        )
-    return found
-
-
-def _empty(case: Case, side: Side) -> Finding:
-    return Finding(
-        key=case.key, where=_where(case), label=side.named(case), metric=METRICS["tokens_per_s"], over="",
-        run_id="", reference_run=side.run.run_id, gates=False, estimate=None,
-    )  # fmt: skip
-
-
-def _where(case: Case) -> str:
-    return group_title({name: case.key[name] for name in GROUP_KEY})
-
-
-def _alone(new: Side, old: Side) -> list[dict[str, Any]]:
-    return [
-        case.key | {"label": new.named(case), "where": _where(case), "run_id": new.run.run_id}
-        for key, case in new.cases.items()
-        if len(case.sequences.item)
-        and not (key in old.cases and len(old.cases[key].sequences.item))
-    ]
-
-
 def _notes(new: Side, old: Side) -> list[str]:
     """Sequences that one run has alone, and machines that differ."""
     lost, of = 0, 0
@@ -260,11 +237,31 @@ def _notes(new: Side, old: Side) -> list[str]:
             larger = max(len(case.sequences.item), len(old.cases[key].sequences.item))
             lost, of = lost + larger - len(both.item), of + larger
     found = [f"{lost} of {of} sequences are in one of the runs alone: left out"] if lost else []
+    return found + _differences([old.run, new.run], "runs")
+
+
+def _differences(runs: Sequence[Run], what: str) -> list[str]:
+    """In what the machines differ; the reference's comes first."""
+    found = []
     for name in ("device_name", "driver"):
-        facts = [str(side.run.metadata.get(name)) for side in (old, new)]
-        if facts[0] != facts[1]:
-            found.append(f"the runs differ in {name.replace('_', ' ')} ({' / '.join(facts)})")
+        facts = list(dict.fromkeys(str(run.metadata.get(name)) for run in runs))
+        if len(facts) > 1:
+            found.append(f"the {what} differ in {name.replace('_', ' ')} ({' / '.join(facts)})")
     return found
+
+
+def _calibrated_here(rules: Rules, runs: Sequence[Run]) -> tuple[Rules, list[str]]:
+    """The rules without noise that was calibrated on another machine, and a note that says so: a larger
+    floor lets more pass, so in doubt there is none."""
+    noise = rules.noise
+    other = next((run for run in runs if noise and not noise.is_of(run.metadata)), None)
+    if noise is None or other is None:
+        return rules, []
+    note = (
+        f"noise was calibrated on {noise.machine}: not used for {other.run_id}, "
+        f"which ran on {machine_text(other.metadata)}"
+    )
+    return replace(rules, noise=None), [note]
 
 
 def _noise_note(noise: Noise | None, verdicts: Sequence[Verdict]) -> list[str]:

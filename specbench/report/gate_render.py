@@ -96,8 +96,8 @@ def _run_json(run: Run) -> dict[str, Any]:
 
 
 def to_junit(gate: Gate) -> str:
-    """One test case for each figure that gates: slower and worse fail, inconclusive is skipped, or under
-    --strict fails."""
+    """One test case for each figure that gates, and for each case that failed: slower, worse and failed
+    fail, inconclusive is skipped, or under --strict fails."""
     gating = gate.gating
     unclear = [v for v in gating if v.verdict == INCONCLUSIVE]
     failed = [v for v in gating if v.fails] + (unclear if gate.strict else [])
@@ -116,6 +116,7 @@ def to_junit(gate: Gate) -> str:
 def _test_case(suite: Xml.Element, verdict: Verdict, fails: bool) -> None:
     found = verdict.finding
     figure = "all figures" if found.estimate is None and not found.over else found.figure
+    figure = "failed sequences" if found.failed else figure
     name = f"{found.label} γ={found.key['gamma']} {figure} ({found.run_id})"
     case = Xml.SubElement(
         suite, "testcase", {"classname": _clean(found.where), "name": _clean(name)}

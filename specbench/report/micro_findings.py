@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from specbench.report.reader import Run
 from specbench.report.schema import MICRO_KEY
 from specbench.report.stats import median_and_spread
 from specbench.report.summary import STEADY_REPEATS, STEADY_SPREAD
-from specbench.report.verdict import Finding
+from specbench.report.verdict import Finding, Halves
 
 _Key = tuple[Any, ...]
 _File = dict[_Key, Line]
@@ -36,14 +38,40 @@ def micro_findings(new: Sequence[Run], old: Sequence[Run], rules: Rules) -> list
     Args:
         new, old: the files of each build; several are repeats.
     """
-    files = [[_lines(run) for run in runs] for runs in (new, old)]
+    lines = [[read_bench(run).lines for run in runs] for runs in (new, old)]
+    files = [[_finished(one) for one in side] for side in lines]
     keys = dict.fromkeys(key for one in files[1] for key in one)
-    return [finding for key in keys for finding in _of_case(key, files, (new, old), rules)]
+    found = [finding for key in keys for finding in _of_case(key, files, (new, old), rules)]
+    broken = _broken([[_failures(one) for one in side] for side in lines], files)
+    return found + [_lost(line, why, (new, old), rules) for line, why in broken]
 
 
-def _lines(run: Run) -> _File:
-    lines = [line for line in read_bench(run).lines if line["status"] == "ok"]
-    return {_key(line): line for line in lines if line["time_us"]}
+def _finished(lines: Sequence[Line]) -> _File:
+    return {_key(line): line for line in lines if line["status"] == "ok" and line["time_us"]}
+
+
+def _failures(lines: Sequence[Line]) -> _File:
+    return {_key(line): line for line in lines if line["status"] == "failed"}
+
+
+def _broken(
+    failures: Sequence[Sequence[_File]], files: Sequence[Sequence[_File]]
+) -> Iterator[tuple[Line, str]]:
+    """The reference's cases that failed in new files: in all, or where the reference's did not fail."""
+    for key, line in {key: line for one in files[1] for key, line in one.items()}.items():
+        new = [one[key] for one in failures[0] if key in one]
+        in_all = not any(key in one for one in files[0])
+        if new and (in_all or not any(key in one for one in failures[1])):
+            yield line, f"failed in {len(new)} of {len(files[0])} new files: {new[0]['error']}"
+
+
+def _lost(line: Line, why: str, runs: Sequence[Sequence[Run]], rules: Rules) -> Finding:
+    return Finding(
+        key={name: line[name] for name in MICRO_KEY}, where=_where(line), label=line["method"],
+        metric=METRICS["time_us"], over="", run_id=runs[0][0].run_id,
+        reference_run=runs[1][0].run_id, gates=bool(rules.gates), estimate=None, doubts=(why,),
+        failed=True,
+    )  # fmt: skip
 
 
 def _key(line: Line, **other: Any) -> _Key:
@@ -64,10 +92,27 @@ def _of_case(
         ]
         doubts = _doubts(pairs)
         if not over:
-            doubts += other_machine(runs[0][0].metadata, runs[1][0].metadata)
+            doubts += _apart(runs)
         if over and not pairs[1]:
             continue  # the reference has no baseline
-        yield _finding(line, over, pairs, runs, rules, doubts)
+        found = _finding(line, over, pairs, runs, rules, doubts)
+        yield replace(found, halves=partial(_halves, line, pairs, runs, rules)) if over else found
+
+
+def _halves(
+    line: Line,
+    pairs: Sequence[Sequence[Sequence[Line]]],
+    runs: Sequence[Sequence[Run]],
+    rules: Rules,
+) -> Halves:
+    """The method's own times in the same files, and those of `baseline`."""
+    own, base = ([[[pair[part]] for pair in side] for side in pairs] for part in (0, 1))
+    return Halves(
+        *(
+            _finding(line, "", half, runs, rules, _doubts(half) + _apart(runs))
+            for half in (own, base)
+        )
+    )
 
 
 def _finding(
@@ -137,6 +182,12 @@ def _doubts(pairs: Sequence[Sequence[Sequence[Line]]]) -> list[str]:
             if len(values) > 1:
                 found.append(f"{name.replace('_', ' ')} {' / '.join(values)}")
     return found
+
+
+def _apart(runs: Sequence[Sequence[Run]]) -> list[str]:
+    """In what any file's machine differs from the reference's first."""
+    first, *others = [run.metadata for side in runs[::-1] for run in side]
+    return [why for other in others for why in other_machine(other, first)]
 
 
 def _where(line: Line) -> str:

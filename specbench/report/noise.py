@@ -16,6 +16,10 @@ from specbench.report.atomic import atomic_file
 
 SUFFIX, SCHEMA = ".noise.json", "specbench.noise/1"
 QUANTILE = 0.99
+MACHINE = ("device_name", "driver")
+"""What must be the same for noise to be a run's: another card, or another driver, has its own."""
+ABOUT = (*MACHINE, "kernel_hash", "git_sha")
+"""What is kept of the runs' metadata."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Noise:
         floors: "metric/over" → the 99 % quantile of |change| between runs of one build: a part of the
             figure, or of a metric that is a difference, that difference.
         figures: "metric/over" → how many changes that is the quantile of.
-        runs: their ids; `about`: the machine and the build.
+        runs: their ids; `about`: the machine and the build, as a file's metadata names them.
     """
 
     floors: Mapping[str, float]
@@ -37,6 +41,21 @@ class Noise:
     def of(self, metric: str, over: str) -> float:
         """The floor for a metric that is held against `over`; 0 if none was found."""
         return float(self.floors.get(f"{metric}/{over}", 0.0))
+
+    def is_of(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether a file is of the machine that was calibrated. What one of them alone knows differs."""
+        return all(self.about.get(name) == metadata.get(name) for name in MACHINE)
+
+    @property
+    def machine(self) -> str:
+        """H100, driver 580"""
+        return machine_text(self.about)
+
+
+def machine_text(metadata: Mapping[str, Any]) -> str:
+    """A file's machine as `Noise.machine` says it."""
+    device, driver = (metadata.get(name) for name in MACHINE)
+    return f"{device or 'an unknown device'}{f', driver {driver}' if driver else ''}"
 
 
 def quantile(changes: Sequence[float]) -> float:
@@ -99,6 +118,5 @@ def load_noise(reference: Path) -> Noise | None:
         raise InputError(
             f"{path} cannot be read: {error}", "Write it anew with `specbench calibrate`."
         ) from error
-    return Noise(
-        found, content.get("figures", {}), runs, {"device_name": content.get("device_name")}
-    )
+    about = {name: content.get(name) for name in ABOUT}
+    return Noise(found, content.get("figures", {}), runs, about)

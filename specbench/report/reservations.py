@@ -6,7 +6,7 @@ import pandas as pd
 
 from specbench.report import captions
 from specbench.report.candidates import Candidate, DecodedCase
-from specbench.report.clocks import tainting
+from specbench.report.clocks import tainting_ratio
 from specbench.report.repeats import Line
 from specbench.report.summary import STEADY_REPEATS
 
@@ -35,9 +35,9 @@ def doubts(best: Candidate, cases: list[DecodedCase]) -> list[str]:
 
 
 def _slowed(cases: list[DecodedCase]) -> str:
-    """Reasons for low clocks, and in how many sequences."""
+    """Reasons for low clocks, and in how many sequences; a speed-up is a ratio within its run."""
     rows = pd.concat([case.rows["throttle_reasons"] for case in cases])
-    slow = [tainting(row) for row in rows if row is not None]
+    slow = [tainting_ratio(row) for row in rows if row is not None]
     reasons = sorted({reason for row in slow for reason in row})
     number = sum(map(bool, slow))
     return (

@@ -1,29 +1,27 @@
-"""Verdicts on figures: faster, slower, same or inconclusive, each with its reason in words.
+"""What is known of a figure, and the verdict on it: faster, slower, same, inconclusive or failed.
 
-Slower (or faster): past the floor, even after Holm's correction over all figures that gate. Same: the
-whole interval is inside the floor on both sides. Everything else is inconclusive, and so is whatever
-there is a doubt about: bad evidence is never a pass, nor a regression.
+`judge` finds the verdicts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from specbench.floors import SLOWER, Metric
-from specbench.report.evidence import LEVEL, Estimate, holm
+from specbench.report.evidence import Estimate
 
 FASTER, BETTER, WORSE = "faster", "better", "worse"
-SAME, INCONCLUSIVE = "same", "inconclusive"
+SAME, INCONCLUSIVE, BROKEN = "same", "inconclusive", "failed"
 ALL = "all"
 """In the place of γ where a figure is of all γ that a method has."""
-BAD = {SLOWER, WORSE}
+BAD = {SLOWER, WORSE, BROKEN}
 """Verdicts that fail a gate. Times and rates are faster or slower, acceptance and quality better or
-worse."""
+worse; a case whose sequences failed is `BROKEN`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,9 @@ class Finding:
         floor: of `Estimate.change`.
         calibrated: whether the floor is the machine's measured noise.
         doubts: why the evidence is not to be trusted.
+        failed: whether the case itself failed in the new run, where the reference has figures; `doubts`
+            then holds how much of it, and the error.
+        halves: of a ratio of two runs how its halves changed, reckoned when it is asked for.
     """
 
     key: dict[str, Any]
@@ -56,16 +57,26 @@ class Finding:
     floor: float = 0.0
     calibrated: bool = False
     doubts: tuple[str, ...] = ()
+    failed: bool = False
+    halves: Callable[[], Halves] | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_missing(self) -> bool:
         """Whether the new run has nothing of this case."""
-        return self.estimate is None and math.isnan(self.new)
+        return self.estimate is None and math.isnan(self.new) and not self.failed
 
     @property
     def figure(self) -> str:
         """verify_us / baseline"""
         return f"{self.metric.name} / {self.over}" if self.over else self.metric.name
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Of a ratio the method's own figure, and that of what it is held against, as with --absolute."""
+
+    own: Finding
+    base: Finding
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ class Verdict:
     Attributes:
         p: Holm's adjusted p-value among the figures that gate; of others their own. NaN: not tested.
         tests: how many figures the correction is for.
-        why: of an inconclusive one, in few words.
+        why: of an inconclusive or failed one, in few words.
     """
 
     finding: Finding
@@ -150,67 +161,3 @@ def number(verdict: Verdict, value: float) -> str:
     if verdict.finding.metric.is_difference:
         return f"{round(value, 3) + 0.0:.3f}"
     return f"{round(100 * value, 1) + 0.0:,.1f}"
-
-
-def judge(findings: Sequence[Finding]) -> list[Verdict]:
-    """All findings at once, because Holm's correction counts how many figures gate; worst first.
-
-    Half of the 1 % goes to the figures over all γ, half to those of a single γ: there are fewer of the
-    former, and what slows a method down shows in them first.
-    """
-    tested = [f for f in findings if f.gates and not f.doubts and _is_uncertain(f.estimate)]
-    wide = [f for f in tested if f.key["gamma"] == ALL]
-    families = [part for part in (wide, [f for f in tested if f.key["gamma"] != ALL]) if part]
-    by_holm = {
-        id(finding): (min(1.0, len(families) * p), len(families) * len(family))
-        for family in families
-        for finding, p in zip(family, holm(_p_values(family)).tolist(), strict=True)
-    }
-    return sorted((_judged(f, by_holm.get(id(f))) for f in findings), key=_rank)
-
-
-def _p_values(findings: Sequence[Finding]) -> list[float]:
-    return [f.estimate.p_value(f.floor) if f.estimate else math.nan for f in findings]
-
-
-def _is_uncertain(estimate: Estimate | None) -> bool:
-    """Where the same seeds gave the same tokens there is no chance, and nothing to correct for."""
-    return estimate is not None and estimate.error != 0
-
-
-def _judged(finding: Finding, corrected: tuple[float, int] | None) -> Verdict:
-    estimate = finding.estimate
-    if finding.doubts or estimate is None:
-        return Verdict(finding, INCONCLUSIVE, why=finding.doubts or ("nothing to compare",))
-    own = estimate.p_value(finding.floor)
-    p, tests = corrected or (own, 1)
-    if math.isnan(p):
-        return Verdict(finding, INCONCLUSIVE, p, tests, ("its error cannot be told",))
-    if p <= 1 - LEVEL:
-        return Verdict(finding, _direction(finding, estimate.change), p, tests)
-    low, high = estimate.interval()
-    if -finding.floor <= low and high <= finding.floor:
-        return Verdict(finding, SAME, p, tests)
-    if own <= 1 - LEVEL:
-        why = f"not past the floor after Holm's correction over {tests} figures"
-    elif low < -finding.floor and high > finding.floor:
-        why = "the interval is wider than the floor"
-    else:
-        why = "the interval crosses the floor"
-    return Verdict(finding, INCONCLUSIVE, p, tests, (why,))
-
-
-def _direction(finding: Finding, change: float) -> str:
-    is_worse = change * finding.metric.worse > 0
-    if finding.metric.gate == SLOWER:
-        return SLOWER if is_worse else FASTER
-    return WORSE if is_worse else BETTER
-
-
-def _rank(verdict: Verdict) -> tuple[int, bool, float]:
-    order = {SLOWER: 0, WORSE: 0, INCONCLUSIVE: 1, FASTER: 2, BETTER: 2, SAME: 3}
-    finding = verdict.finding
-    if finding.estimate is None:
-        return order[verdict.verdict], not finding.gates, math.inf
-    floors_past = finding.estimate.change * finding.metric.worse / (finding.floor or 1.0)
-    return order[verdict.verdict], not finding.gates, -floors_past

@@ -246,6 +246,13 @@ class TestComparison:
         assert "verify_us / baseline" in done.stdout
         assert re.search(r"^slower +2 fused +verify_us ", done.stdout, re.MULTILINE), "itself too"
 
+    def test_a_method_that_fails_in_the_new_build_fails_the_gate(self, small, build):
+        broken = "\ndef verify_fused(step):\n    raise RuntimeError('no such kernel')\n"
+        done = specbench(build(sampling__laws=broken), *small, "--against", str(build()))
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert done.stdout.startswith("gate failed: fused at γ = 2: all 3 sequences failed: ")
+        assert "no such kernel" in done.stdout
+
 
 STOP = """
 import os as _os, signal as _signal, sys as _sys

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pynvml
 import pytest
 
-from specbench.report.clocks import HARMLESS, TAINTING, tainting
+from specbench.report.clocks import HARMLESS, TAINTING, tainting, tainting_ratio
 from specbench.telemetry.gpu import GPU_IS_LOST
 from specbench.telemetry.nvml import CLOCK_EVENTS, IDLE
 
@@ -42,3 +42,4 @@ def test_the_numbers_are_nvmls():
 )
 def test_what_taints_a_time(reasons, found):
     assert tainting(reasons) == found
+    assert tainting_ratio(reasons) == [reason for reason in found if reason != "sw_power_cap"]

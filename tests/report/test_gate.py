@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -134,13 +135,26 @@ class TestVerdicts:
         assert "slower" in by_figure(gate).values()
 
     def test_noise_that_was_measured_lifts_the_floor_and_says_so(self, judged, rows):
-        noise = Noise({"verify_us/baseline": 0.2, "tokens_per_s/baseline": 0.001}, runs=["a", "b"])
+        floors = {"verify_us/baseline": 0.2, "tokens_per_s/baseline": 0.001}
+        noise = Noise(floors, runs=["a", "b"], about=MACHINE)
         gate = judged(rows(1), rows(2, slowdown=0.10), Rules(frozenset(GATES), noise=noise))
         assert gate.decision == PASSED
         assert any("calibrated over 2 runs: verify_us / baseline" in note for note in gate.notes)
         floors = {v.finding.figure: v.floor for v in gate.verdicts}
         assert floors["verify_us / baseline"] == pytest.approx(0.2)
         assert floors["tokens_per_s / baseline"] == pytest.approx(0.03)
+
+    @pytest.mark.parametrize(
+        "other", [{"device_name": "A100"}, {"driver": "581"}, {"driver": None}]
+    )
+    def test_noise_of_another_machine_lifts_nothing_and_says_so(self, judged, rows, other):
+        noise = Noise({"verify_us/baseline": 0.2}, runs=["a", "b"], about=MACHINE | other)
+        gate = judged(rows(1), rows(2, slowdown=0.10), Rules(frozenset(GATES), noise=noise))
+        assert gate.decision == FAILED
+        (note,) = [note for note in gate.notes if "calibrated" in note]
+        run_id = gate.runs[0].run_id
+        assert note.startswith(f"noise was calibrated on {noise.machine}: not used for {run_id}, ")
+        assert note.endswith("which ran on simulated, driver 580")
 
 
 class TestQualityAndAcceptance:
@@ -226,35 +240,19 @@ class TestNeverAPass:
         found = by_figure(judged(rows(1), new))
         assert found["fused", "4", "verify_us / baseline"] == "inconclusive"
 
-    @pytest.mark.parametrize("side", [0, 1])
-    def test_failed_sequences(self, judged, rows, side):
-        runs = [rows(1), rows(2)]
-        broken = next(row for row in runs[side] if (row["method"], row["gamma"]) == ("fused", "4"))
-        broken |= {"status": "failed", "error": "out of memory"}
-        gate = judged(*runs)
-        found = [
-            v for v in gate.verdicts if v.finding.label == "fused" and v.finding.key["gamma"] == "4"
-        ]
+    def test_sequences_that_failed_in_the_reference(self, judged, rows):
+        gate = judged(failing(rows(1), 1), rows(2))
+        found = of_fused_at_4(gate)
         assert {v.verdict for v in found} == {"inconclusive"}
         assert all("1 of 20 sequences failed: out of memory" in v.why for v in found)
 
     def test_a_case_that_the_new_run_lacks_is_listed_and_undecided(self, judged, rows):
         new = [row for row in rows(2) if (row["method"], row["gamma"]) != ("fused", "4")]
+        new.append(failing(rows(2), 1)[0] | {"status": "skipped", "gamma": "4"})
         gate = judged(rows(1), new, strict=True)
         (missing,) = [v for v in gate.verdicts if v.why == ("not in the new run",)]
         assert (missing.finding.label, missing.finding.key["gamma"]) == ("fused", "4")
         assert gate.exit_code == ExitCode.INCONCLUSIVE
-
-    def test_a_method_that_fails_altogether_is_undecided(self, judged, rows):
-        new = [
-            row | ({"status": "failed", "error": "no kernel"} if row["method"] == "fused" else {})
-            for row in rows(2)
-        ]
-        gate = judged(rows(1), new)
-        assert any(
-            "all 20 sequences failed: no kernel" in why for v in gate.verdicts for why in v.why
-        )
-        assert gate.decision == UNDECIDED
 
     @pytest.mark.parametrize("method", ["fused", "baseline"])
     def test_times_that_were_not_measured(self, judged, rows, method):
@@ -323,6 +321,58 @@ class TestNeverAPass:
         assert gate_runs(old, [fresh], ALL).decision == UNDECIDED
 
 
+def failing(rows, number):
+    """The first so many sequences of fused at γ = 4 fail."""
+    hit = [row for row in rows if (row["method"], row["gamma"]) == ("fused", "4")][:number]
+    return [
+        row | ({"status": "failed", "error": "out of memory"} if row in hit else {}) for row in rows
+    ]
+
+
+def of_fused_at_4(gate):
+    return [v for v in gate.verdicts if (v.finding.label, v.finding.key["gamma"]) == ("fused", "4")]
+
+
+class TestFailedCases:
+    @pytest.mark.parametrize(
+        ("before", "now", "why"),
+        [
+            (0, 1, "1 of 20 sequences failed: out of memory"),
+            (0, 20, "all 20 sequences failed: out of memory"),
+            (1, 3, "3 of 20 sequences failed (in the reference 1 of 20): out of memory"),
+            (15, 20, "all 20 sequences failed (in the reference 15 of 20): out of memory"),
+        ],
+    )
+    @pytest.mark.parametrize("gates", [GATES, ["quality"]])
+    def test_fail_the_gate_whatever_fail_on_names(self, judged, rows, before, now, why, gates):
+        rules = Rules(frozenset(gates))
+        gate = judged(failing(rows(1), before), failing(rows(2), now), rules)
+        (found,) = [v for v in gate.verdicts if v.fails]
+        assert gate.verdicts[0] is found
+        assert (found.verdict, found.why) == ("failed", (why,))
+        assert found.reason == f"failed: {why}"
+        assert (gate.decision, gate.exit_code) == (FAILED, ExitCode.REGRESSION)
+        assert gate.sentence.startswith(f"gate failed: fused at γ = 4: {why} (")
+        others = [v for v in of_fused_at_4(gate) if v is not found]
+        assert {v.verdict for v in others} <= {"inconclusive"}
+
+    @pytest.mark.parametrize(("before", "now"), [(1, 0), (1, 1), (1, 2), (3, 4), (20, 20), (20, 1)])
+    def test_as_many_as_before_fail_nothing(self, judged, rows, before, now):
+        gate = judged(failing(rows(1), before), failing(rows(2), now))
+        assert gate.decision in {PASSED, UNDECIDED}
+
+    def test_a_run_that_failed_as_a_whole_fails_the_gate(self, judged, rows):
+        new = changed(rows(2), status="failed", error="no kernel")
+        gate = judged(rows(1), new)
+        assert {v.verdict for v in gate.verdicts} == {"failed"}
+        assert gate.exit_code == ExitCode.REGRESSION
+
+    def test_without_a_gate_they_are_named_and_fail_nothing(self, judged, rows):
+        gate = judged(rows(1), failing(rows(2), 20), Rules())
+        assert gate.verdicts[0].verdict == "failed"
+        assert not any(v.fails or v.finding.gates for v in gate.verdicts)
+
+
 class TestAbsolute:
     rules = Rules(frozenset(GATES), absolute=True)
 
@@ -369,12 +419,108 @@ class TestAbsolute:
         found = self.figures(judged(old, new, self.rules))
         assert all("the GPU ran at 1500 MHz, in the reference at 1980" in v.why for v in found)
 
+    @pytest.mark.parametrize("known", [0, 1])
+    def test_clocks_that_one_run_alone_knows(self, judged, rows, known):
+        runs = [rows(1), rows(2)]
+        runs[known] = changed(runs[known], nvml_sm_clock_mhz=[1980.0] * 3)
+        found = self.figures(judged(*runs, self.rules))
+        assert all("one file alone says at what clock the GPU ran" in v.why for v in found)
+
+
+class TestPowerLimit:
+    """Being at its power limit under load is a large card's normal state: the clocks say what it did."""
+
+    absolute = Rules(frozenset(GATES), absolute=True)
+
+    @staticmethod
+    def capped(rows, clocks, reason="sw_power_cap"):
+        """Each case's clock by γ and method, or by γ alone."""
+
+        def clock(row):
+            own = clocks.get((row["method"], row["gamma"]), clocks.get(row["gamma"], 1900.0))
+            return own if own is None else [own - 90.0, own + 90.0]
+
+        return changed(rows, throttle_reasons=[reason], nvml_sm_clock_mhz=clock)
+
+    def verdict(self, gate, figure="verify_us / baseline", method="fused", gamma="4"):
+        (found,) = [
+            v
+            for v in gate.verdicts
+            if (v.finding.label, v.finding.key["gamma"], v.finding.figure)
+            == (method, gamma, figure)
+        ]
+        return found
+
+    def test_the_same_clocks_in_both_runs_decide(self, judged, rows):
+        clocks = {"0": 1800.0, ("fused", "4"): 1700.0}
+        same = judged(self.capped(rows(1), clocks), self.capped(rows(2), clocks))
+        assert same.decision == PASSED
+        slow = self.capped(rows(2, slowdown=0.10), clocks)
+        assert judged(self.capped(rows(1), clocks), slow).decision == FAILED
+
+    def test_a_card_that_is_slower_throughout_taints_times_and_no_ratio(self, judged, rows):
+        half = dict.fromkeys(("0", "4", "8"), 950.0)
+        gate = judged(self.capped(rows(1), {}), self.capped(rows(2), half), self.absolute)
+        assert self.verdict(gate).verdict == "same"
+        assert self.verdict(gate, "verify_us").why == (
+            "the GPU ran at 950 MHz, in the reference at 1900",
+        )
+
+    @pytest.mark.parametrize("case", [("fused", "4"), ("baseline", "4")])
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_another_ratio_of_clocks_is_undecided(self, judged, rows, case, side):
+        clocks = [{}, {}]
+        clocks[side] = {case: 1805.0}
+        runs = [self.capped(rows(day), here) for day, here in zip((1, 2), clocks, strict=True)]
+        gate = judged(*runs)
+        for gamma in ("4", "all"):
+            found = self.verdict(gate, gamma=gamma)
+            assert found.verdict == "inconclusive"
+            assert found.why[0].startswith(
+                "GPU slowed down (sw_power_cap): its clock over that of "
+            )
+        assert self.verdict(gate, gamma="8").verdict == "same"
+
+    @pytest.mark.parametrize("case", [("fused", "4"), ("baseline", "4")])
+    def test_clocks_that_were_not_sampled_taint(self, judged, rows, case):
+        gate = judged(self.capped(rows(1), {}), self.capped(rows(2), {case: None}))
+        assert self.verdict(gate).why == ("GPU slowed down (sw_power_cap)",)
+
+    def test_clocks_that_were_not_sampled_taint_times_too(self, judged, rows):
+        none = dict.fromkeys(("0", "4", "8"))
+        gate = judged(*(self.capped(rows(day), none) for day in (1, 2)), self.absolute)
+        assert "GPU slowed down (sw_power_cap)" in self.verdict(gate, "verify_us").why
+
+    @pytest.mark.parametrize(
+        "reason", ["sw_thermal_slowdown", "hw_slowdown", "hw_power_brake_slowdown", "unknown_0x200"]
+    )
+    def test_other_reasons_taint_whatever_the_clocks(self, judged, rows, reason):
+        gate = judged(self.capped(rows(1), {}), self.capped(rows(2), {}, reason))
+        assert self.verdict(gate).why == (f"GPU slowed down ({reason})",)
+
+    @pytest.mark.parametrize("name", ["bass-h100", "attention-h100"])
+    def test_a_real_card_at_its_limit_is_no_doubt_in_itself(self, name):
+        path = Path(__file__).parents[2] / "results" / "reference" / f"{name}.parquet"
+        old, new = read_run(path), read_run(path)
+        assert any("sw_power_cap" in reasons for reasons in new.rows["throttle_reasons"])
+        new.metadata["run_id"] = "again"
+        gate = gate_runs(old, [new], self.absolute)
+        assert not [why for v in gate.verdicts for why in v.why if "slowed down" in why]
+
+    @pytest.mark.parametrize("clock", [1600.0, None])
+    def test_within_a_run_who_draws_more_power_is_slower(self, write_run, rows, clock):
+        run = read_run(write_run(self.capped(rows(1), {("fused", "4"): clock})))
+        assert not any(v.finding.doubts for v in methods_against_baseline(run))
+
 
 class TestComparable:
     def test_the_same_run_twice_is_refused(self, write_run, rows):
         run = read_run(write_run(rows(1, repeats=1)))
         with pytest.raises(InputError, match="is the same run as the baseline"):
             gate_runs(run, [run], ALL)
+        other = read_run(write_run(rows(2, repeats=1)))
+        with pytest.raises(InputError, match="is given twice"):
+            gate_runs(run, [other, other], ALL)
 
     def test_nothing_in_common_says_what_differs(self, judged, rows):
         old = rows(1, repeats=1)

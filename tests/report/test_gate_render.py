@@ -20,7 +20,7 @@ from specbench.report.reader import read_run
 def gate(simulation, write_run):
     """fused 10 % slower, block not run any more, a new γ."""
 
-    def make(strict=False, slowdown=0.10, gates=GATES):
+    def make(strict=False, slowdown=0.10, gates=GATES, broken=None):
         machine = simulation.Machine(place=0.0, case_repeat=0.001, step=0.005, hiccup=0.0)
         design = simulation.Design(3, 4, machine=machine)
         old, new = (
@@ -29,6 +29,8 @@ def gate(simulation, write_run):
         )
         old = [row for row in old if row["gamma"] in {"0", "4"}]
         new = [row for row in new if row["method"] != "block" and row["gamma"] in {"0", "4", "8"}]
+        fails = {"status": "failed", "error": "no memory"}
+        new = [row | (fails if row["method"] == broken else {}) for row in new]
         runs = [read_run(write_run(rows, methods={})) for rows in (old, new)]
         return gate_runs(runs[0], [runs[1]], Rules(frozenset(gates)), strict)
 
@@ -57,6 +59,15 @@ class TestTable:
         assert (
             "nothing to hold it against: baseline at γ = 8, exact at γ = 8, fused at γ = 8" in text
         )
+
+    @pytest.mark.parametrize("output_format", ["table", "markdown"])
+    def test_failed_sequences_come_first(self, gate, output_format):
+        text = rendered(gate(broken="exact"), output_format)
+        assert text.lstrip("*").startswith("gate failed: exact at γ = 0: all 12 sequences failed: ")
+        lines = [line.strip("| ") for line in text.splitlines()]
+        row = next(line for line in lines if line.startswith(("failed", "slower", "same")))
+        assert row.startswith("failed")
+        assert "all 12 sequences failed: no memory" in row
 
     def test_counts_what_is_the_same_and_says_what_does_not_gate(self, gate):
         text = " ".join(rendered(gate(gates=["quality"]), "table").split())
@@ -92,6 +103,12 @@ class TestJson:
         for name in [*found, *found["verdicts"][0]]:
             assert f"`{name}`" in text, name
 
+    def test_failed_sequences(self, gate):
+        found = json.loads(rendered(gate(broken="exact"), "json"))["verdicts"][0]
+        assert (found["verdict"], found["fails"], found["gates"]) == ("failed", True, True)
+        assert found["why"] == ["all 12 sequences failed: no memory"]
+        assert found["change"] is found["new"] is None
+
     def test_what_is_not_known_is_null(self, gate):
         found = json.loads(rendered(gate(), "json"))
         missing = [v for v in found["verdicts"] if v["method"] == "block"]
@@ -119,6 +136,15 @@ class TestJunit:
         assert len(skipped) == (0 if strict else unclear)
         assert unclear > 0
         assert failed[0].find("failure").get("message").startswith("slower: verify_us / baseline")
+
+    def test_failed_sequences_fail_by_a_name_of_their_own(self, gate):
+        root = Xml.fromstring(rendered(gate(broken="exact", gates=["quality"]), "junit"))
+        failures = [case for case in root.iter("testcase") if case.find("failure") is not None]
+        assert {case.get("name").partition(" (")[0] for case in failures} == {
+            "exact γ=0 failed sequences", "exact γ=4 failed sequences"
+        }  # fmt: skip
+        about = failures[0].find("failure").attrib
+        assert about == {"type": "failed", "message": "failed: all 12 sequences failed: no memory"}
 
     def test_an_error_with_control_characters_is_still_xml(self, gate):
         found = gate()

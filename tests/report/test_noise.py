@@ -9,13 +9,35 @@ from specbench.report.noise import Noise, beside, load_noise, quantile, save_noi
 def test_is_kept_beside_the_reference(tmp_path):
     reference = tmp_path / "demo-1.parquet"
     floors = {"verify_us/baseline": 0.04, "alpha/": 0.01}
-    noise = Noise(floors, {"alpha/": 12}, ["a", "b"], {"device_name": "H100"})
+    about = {"device_name": "H100", "driver": "580", "kernel_hash": "k", "git_sha": None}
+    noise = Noise(floors, {"alpha/": 12}, ["a", "b"], about)
     path = save_noise(noise, reference)
     assert path == beside(reference) == tmp_path / "demo-1.noise.json"
     found = load_noise(reference)
     assert (found.floors, found.figures, found.runs) == (noise.floors, noise.figures, ["a", "b"])
+    assert found.about == about
     assert found.of("verify_us", "baseline") == 0.04
     assert found.of("speedup", "γ = 0") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "ran", "expected"),
+    [
+        (("H100", "580"), ("H100", "580"), True),
+        (("EPYC", None), ("EPYC", None), True),
+        ((None, None), (None, None), True),
+        (("H100", "580"), ("H200", "580"), False),
+        (("H100", "580"), ("H100", "581"), False),
+        (("H100", "580"), ("H100", None), False),
+        (("H100", None), ("H100", "580"), False),
+        ((None, None), ("H100", "580"), False),
+    ],
+)
+def test_is_of_one_device_and_driver(calibrated, ran, expected):
+    about, metadata = (
+        dict(zip(("device_name", "driver"), one, strict=True)) for one in (calibrated, ran)
+    )
+    assert Noise({}, about=about).is_of(metadata) is expected
 
 
 def test_without_one_there_is_none(tmp_path):

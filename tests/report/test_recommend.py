@@ -137,13 +137,19 @@ def test_three_repeats_of_enough_samples_without_a_fault_are_well_supported(one,
 
 
 @pytest.mark.parametrize(("changed", "doubt"), [
-    ({"throttle_reasons": ["sw_power_cap"]}, "the GPU slowed down (sw_power_cap)"),
+    ({"throttle_reasons": ["sw_thermal_slowdown"]}, "the GPU slowed down (sw_thermal_slowdown)"),
     ({"load_format": "dummy"}, "weights are random"),
     ({"synthetic_acceptance": 0.5}, "acceptance is synthetic: this holds for 50% of drafts accepted"),
     ({"implementation": "torch"}, "of the CUDA kernels this says nothing"),
 ])  # fmt: skip
 def test_what_speaks_against_it_is_said(one, sweep, changed, doubt):
     assert doubt in belief(one(sweep({"fused": {"2": 1.5}}, **changed)))
+
+
+def test_a_card_at_its_power_limit_speaks_not_against_a_ratio_within_its_run(one, sweep):
+    assert "slowed down" not in belief(
+        one(sweep({"fused": {"2": 1.5}}, throttle_reasons=["sw_power_cap"]))
+    )
 
 
 def test_few_samples_and_an_interrupted_run_are_said(one, sweep):
