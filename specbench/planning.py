@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -56,10 +57,35 @@ class Plan:
     """Names of the sets that the tasks' samples are of."""
     notices: list[str] = field(default_factory=list)
     """What the user should know before the run."""
+    lacks: list[MachineError] = field(default_factory=list)
+    """Why this machine cannot run it; none but in a plan for any machine."""
 
 
-def plan(scenario: Scenario) -> Plan:
+@dataclass
+class _Machine:
+    """What this machine lacks: an error, or where the plan is for any machine a note."""
+
+    any_other: bool
+    lacks: list[MachineError] = field(default_factory=list)
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Around a question to the machine."""
+        try:
+            yield
+        except MachineError as error:
+            if not self.any_other:
+                raise
+            if error.message not in [lack.message for lack in self.lacks]:
+                self.lacks.append(error)
+
+
+def plan(scenario: Scenario, any_machine: bool = False) -> Plan:
     """Checks everything that can be checked before a model is loaded.
+
+    Args:
+        any_machine: whether what this machine lacks is noted in `Plan.lacks` instead of raised. A pair
+            whose kind only its files tell must be at hand all the same.
 
     Raises:
         InputError: an unknown pair, task, method or data set; more samples than the task has; no case
@@ -73,15 +99,14 @@ def plan(scenario: Scenario) -> Plan:
         if task != AUTO:
             get_task(task, dataset=_given(scenario, task))
     specs = {name: get_pair(name) for name in scenario.pair}
-    device = resolve_device(scenario.device)
-    for execution in scenario.execution:
-        resolve_execution(execution, device)
-    check_kernels(device)
+    machine = _Machine(any_machine)
+    device = _device(scenario, machine)
     if "transformers" in scenario.engine:
         # Here, since it is slow to import, and may not be one that is known.
         from specbench.engine.assisted import check_transformers
 
-        check_transformers()
+        with machine.asked():
+            check_transformers()
     for spec in specs.values():
         if spec.kind is None:  # its own files say, which may have to be fetched
             check_available(spec, scenario.load_format)
@@ -97,14 +122,18 @@ def plan(scenario: Scenario) -> Plan:
             f"none of the {len(cases)} cases can run: {cases[0].skip}",
             "Change task, samples, batch_size or gamma.",
         )
-    cases, notices = _judged(scenario, cases)
-    texts = _texts(scenario, cases)
+    notices: list[str] = []
+    with machine.asked():
+        cases, notices = _judged(scenario, cases)
+    texts = _texts(scenario, cases, machine)
     for spec in specs.values():
-        check_available(spec, scenario.load_format)
-        check_fits(spec, cases, device, scenario.load_format)
-        if scenario.chat_template and scenario.load_format == "auto":
-            check_chat_template(spec)
-    utterances, datasets = _utterances(scenario, cases, specs)
+        with machine.asked():
+            check_available(spec, scenario.load_format)
+            if not machine.lacks:  # else another's memory counts
+                check_fits(spec, cases, device, scenario.load_format)
+            if scenario.chat_template and scenario.load_format == "auto":
+                check_chat_template(spec)
+    utterances, datasets = _utterances(scenario, cases, specs, machine)
     datasets |= {name: task.fingerprint() for name, task in texts.items()}
     if scenario.dataset is not None and _is_path(scenario.dataset):
         # A run may be resumed from another directory.
@@ -112,7 +141,26 @@ def plan(scenario: Scenario) -> Plan:
         scenario = scenario.model_copy(update={"dataset": path})
         cases = [case if case.dataset is None else replace(case, dataset=path) for case in cases]
     cases = _without_twins(cases, device)
-    return Plan(scenario, cases, device, specs, utterances, texts, datasets, notices)
+    return Plan(
+        scenario, cases, device, specs, utterances, texts, datasets, notices, machine.lacks
+    )  # fmt: skip
+
+
+def _device(scenario: Scenario, machine: _Machine) -> torch.device:
+    """The device, which can do what is asked of it; a GPU elsewhere if this machine's cannot."""
+    if scenario.device == "cpu":  # then no other machine can either
+        return _able_device(scenario)
+    with machine.asked():
+        return _able_device(scenario)
+    return torch.device("cuda")
+
+
+def _able_device(scenario: Scenario) -> torch.device:
+    device = resolve_device(scenario.device)
+    for execution in scenario.execution:
+        resolve_execution(execution, device)
+    check_kernels(device)
+    return device
 
 
 def _given(scenario: Scenario, task: str) -> str | None:
@@ -146,23 +194,24 @@ def _judged(scenario: Scenario, cases: list[Case]) -> tuple[list[Case], list[str
     return cases, []
 
 
-def _texts(scenario: Scenario, cases: Sequence[Case]) -> dict[str, LargeTask]:
+def _texts(scenario: Scenario, cases: Sequence[Case], machine: _Machine) -> dict[str, LargeTask]:
     """The tasks of text that a case has, after a look whether they have the samples."""
     found = {}
     for name in dict.fromkeys(case.task for case in cases if not case.skip):
         task = get_task(name, dataset=_given(scenario, name))
         if name == ASR or not isinstance(task, LargeTask):
             continue
-        if isinstance(task, Code):
-            task.check_sandbox(scenario.allow_unsandboxed_code)
-        task.check_available()
-        choose(task, "demo", scenario.samples, scenario.seed)
-        found[name] = task
+        with machine.asked():
+            if isinstance(task, Code):
+                task.check_sandbox(scenario.allow_unsandboxed_code)
+            task.check_available()
+            choose(task, "demo", scenario.samples, scenario.seed)
+            found[name] = task
     return found
 
 
 def _utterances(
-    scenario: Scenario, cases: Sequence[Case], specs: Mapping[str, PairSpec]
+    scenario: Scenario, cases: Sequence[Case], specs: Mapping[str, PairSpec], machine: _Machine
 ) -> tuple[list[Sample], dict[str, str]]:
     """The samples of the task asr, none if no case has it, and the name of their set.
 
@@ -173,11 +222,13 @@ def _utterances(
         return [], {}
     task = get_task(ASR, dataset=_given(scenario, ASR))
     assert isinstance(task, SpeechRecognition)
-    task.check_available()
-    window = min(audio_extractor(specs[pair]).chunk_length for pair in pairs)
-    found = task.pick(scenario.samples, scenario.seed, longest=window)
-    check_length([sample.audio for sample in found if sample.audio], window)
-    return found, {ASR: task.fingerprint()}
+    with machine.asked():
+        task.check_available()
+        window = min(audio_extractor(specs[pair]).chunk_length for pair in pairs)
+        found = task.pick(scenario.samples, scenario.seed, longest=window)
+        check_length([sample.audio for sample in found if sample.audio], window)
+        return found, {ASR: task.fingerprint()}
+    return [], {}
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,15 +1,24 @@
-"""What a run's rows say: the case, the counts, the times."""
+"""What a run's rows say: the case, the counts, the times, the work."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from specbench.engine.batch import Generation, Request
+from specbench.engine.model import CausalModel
+from specbench.engine.speech import SpeechModel
 from specbench.planning import Plan, device_name, resolve_execution
 from specbench.sampling.registry import get_method
 from specbench.scenario import Case
 from specbench.tasks.base import Score, get_task
+from specbench.telemetry.flops import (
+    draft_tokens,
+    model_flops_utilisation,
+    peak_flops,
+    target_tokens,
+)
 from specbench.telemetry.spans import Spans
 
 Row = dict[str, Any]
@@ -121,3 +130,37 @@ def times(generation: Generation, spans: Spans, sequence: int) -> Row:
         "gpu_s": spans.gpu_s,
         "host_gap_s": None if spans.gpu_s is None else spans.wall_s - spans.gpu_s,
     }
+
+
+def utilisation(
+    todo: Plan,
+    models: tuple[CausalModel, CausalModel],
+    spans: Spans,
+    requests: Sequence[Request],
+    generations: Sequence[Generation],
+) -> float | None:
+    """MFU of a batch of target and draft, see `telemetry.flops`."""
+    target, draft = models
+    dtype = str(target.dtype).removeprefix("torch.")
+    fed = [
+        (len(request.prompt), generation.step_gamma)
+        for request, generation in zip(requests, generations, strict=True)
+    ]
+    work = [
+        (target.parameters, sum(target_tokens(*one) for one in fed)),
+        (draft.parameters, sum(draft_tokens(*one) for one in fed)),
+        *_heard(target, draft, generations),
+    ]
+    peak = peak_flops(device_name(todo.device), dtype)
+    return model_flops_utilisation(work, spans.wall_s, peak)
+
+
+def _heard(
+    target: CausalModel, draft: CausalModel, generations: Sequence[Generation]
+) -> list[tuple[int, int]]:
+    """Parameters and frames of the encoders: the draft's too, if it has its own and drafted."""
+    if not (isinstance(target, SpeechModel) and isinstance(draft, SpeechModel)):
+        return []
+    drafts = any(any(generation.step_gamma) for generation in generations)
+    models = [target, draft] if drafts and draft.encoder is not target.encoder else [target]
+    return [(one.encoder_parameters, one.frames * len(generations)) for one in models]

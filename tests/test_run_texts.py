@@ -201,7 +201,7 @@ class TestStops:
     def test_decoding_stops_where_it_was_cut_afterwards(
         self, run, endless, monkeypatch, engine, temperature, samples, many
     ):
-        from specbench import runner
+        from specbench import pair_run
 
         def go():
             return run(
@@ -211,7 +211,7 @@ class TestStops:
 
         stopped = go()
         with monkeypatch.context() as patch:
-            patch.setattr(runner, "ending", lambda *args: None)
+            patch.setattr(pair_run, "ending", lambda *args: None)
             endless_ones = go()
         key = ["gamma", "sample_id", "completion"]
         rows, free = (one.rows.sort_values(key).reset_index() for one in (stopped, endless_ones))

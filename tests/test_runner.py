@@ -17,20 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import utils
 
-from specbench import planning, profiling, rows, runner
+from specbench import pair_run, planning, profiling, rows, runner
 from specbench.engine.batch import Generation, Request
 from specbench.engine.decoding import Decoding
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
 from specbench.engine.transformers import TransformersEngine
 from specbench.errors import InputError, MachineError
+from specbench.outcome import Outcome
 from specbench.pairs import get_pair, load_pair, pair_specs
 from specbench.planning import plan, resolve_device, resolve_execution
 from specbench.report.reader import read_run
 from specbench.report.schema import SCHEMA
 from specbench.report.summary import summarise
 from specbench.report.writer import RunWriter
-from specbench.runner import Outcome, execute
+from specbench.runner import execute
 from specbench.sampling import registry
 from specbench.sampling.policy import make_policy
 from specbench.sampling.registry import get_method, methods
@@ -315,7 +316,7 @@ class TestTimes:
 
     def test_utilisation_of_a_gpu_whose_peak_is_known(self, run, monkeypatch):
         """By the formula, from what the rows say."""
-        monkeypatch.setattr(runner, "peak_flops", lambda name, dtype: 1e12)
+        monkeypatch.setattr(rows, "peak_flops", lambda name, dtype: 1e12)
         ran = run(gamma="0,3", batch_size=2)
         pair = load_pair(get_pair(ran.rows["pair"][0]), "cpu", "auto")
         sizes = [CausalModel(model).parameters for model in (pair.target, pair.draft)]
@@ -385,7 +386,7 @@ class TestLuckAndOrder:
         def first_samples(task, prompt_style, count, seed):
             return choose(task, prompt_style, count, 0)
 
-        monkeypatch.setattr(runner, "choose", first_samples)
+        monkeypatch.setattr(pair_run, "choose", first_samples)
         first, other = (run(seed=seed).rows for seed in (0, 1))
         assert first["sample_id"].equals(other["sample_id"])
         assert not (first["hypothesis"] == other["hypothesis"]).any()

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from specbench.cli.run import LACKS
 from specbench.errors import ExitCode, InputError, MachineError
 
 if TYPE_CHECKING:
@@ -82,7 +84,8 @@ def run_against(
     Raises:
         InputError: no such interpreter, no specbench there, one that is too old or does not know the
             scenario; a turn that was not of the same build, machine or scenario as the one before.
-        MachineError: a turn failed as a whole. What was finished is kept.
+        MachineError: this machine cannot run the scenario, or a turn failed as a whole. What was finished
+            is kept.
         typer.Exit: with the gate's exit code, or 5 if cases failed.
     """
     if scenario.profile == "trace":
@@ -98,10 +101,15 @@ def run_against(
         path = Path(folder) / "scenario.yaml"
         path.write_text(text, encoding="utf-8")
         with talk.status("asking both builds"), ThreadPoolExecutor() as both:
-            list(both.map(lambda build: _ask(build, path, scenario.first_repeat), builds.values()))
+            ask = partial(_ask, path=path, repeat=scenario.first_repeat)
+            lacks = [lack for lack in both.map(ask, builds.values()) if lack is not None]
         if dry_run:
             _show_order(scenario, builds)
+            for lack in lacks:
+                talk.print(f"{LACKS}: {lack.message}", markup=False, soft_wrap=True)
             return
+        if lacks:
+            raise lacks[0]
         ab = _Comparison(scenario, builds, path, output_dir, ab_id, talk)
         try:
             ab.run()
@@ -227,20 +235,19 @@ def _once(path: Path, repeat: int) -> list[str]:
     return ["run", str(path), "--repeats", "1", "--first-repeat", str(repeat)]
 
 
-def _ask(build: Build, path: Path, repeat: int) -> None:
-    """Whether the build can run the scenario, before anything runs.
+def _ask(build: Build, path: Path, repeat: int) -> MachineError | None:
+    """Whether the build can run the scenario, before anything runs; what it lacks on this machine.
 
     Raises:
-        InputError: it cannot, in its own words.
+        InputError: it cannot on any machine, in its own words.
     """
     done = _talked(build, [*_once(path, repeat), "--dry-run"])
+    said = dict(line.partition(": ")[::2] for line in reversed(done.stderr.splitlines()))
+    cannot = f"the {build.name} build cannot run this scenario"
     if done.returncode:
-        said = dict(line.partition(": ")[::2] for line in done.stderr.splitlines())
-        raise InputError(
-            f"the {build.name} build cannot run this scenario: "
-            f"{said.get('error', f'exit code {done.returncode}')}",
-            said.get("hint"),
-        )
+        why = said.get("error", f"exit code {done.returncode}")
+        raise InputError(f"{cannot}: {why}", said.get("hint"))
+    return MachineError(f"{cannot}: {said[LACKS]}", said.get("hint")) if LACKS in said else None
 
 
 def _talked(build: Build, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -93,7 +93,7 @@ def micro(
         with talk.status("starting") as status:
             outcome = measure(todo, writer.write, status.update)
         if outcome.rows:
-            writer.write(outcome.rows, complete=not outcome.interrupted)
+            writer.write(outcome.rows, complete=not outcome.interrupted and outcome.lost is None)
             _show(writer.path, output_format)
         _report(outcome, None if no_save else writer.path, talk)
 
@@ -136,5 +136,9 @@ def _report(outcome: Outcome, path: Path | None, talk: Console) -> None:
         what = "what was finished is in the table" if outcome.rows else "nothing was finished yet"
         talk.print(f"interrupted: {what}", markup=False, soft_wrap=True)
         raise typer.Exit(ExitCode.INTERRUPTED)
-    if any(row["status"] == "failed" for row in outcome.rows):
+    if outcome.lost is not None:
+        talk.print(
+            f"failed: {outcome.lost}; what was finished is kept", markup=False, soft_wrap=True
+        )
+    if outcome.lost is not None or any(row["status"] == "failed" for row in outcome.rows):
         raise typer.Exit(ExitCode.FAILED_CASES)

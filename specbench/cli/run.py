@@ -15,12 +15,14 @@ from rich.console import Console
 from specbench.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
+    from specbench.outcome import Outcome
     from specbench.planning import Plan
     from specbench.report.writer import RunWriter
-    from specbench.runner import Outcome
     from specbench.scenario import Scenario
 
 RESULTS = Path("results")
+LACKS = "cannot run here"
+"""How `--dry-run` begins to say what this machine lacks."""
 _LISTS = "One, or several separated by commas."
 
 
@@ -137,7 +139,10 @@ def run(
         str | None, typer.Option(metavar="ID", help="Go on with a run that was cut off.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the cases and stop before loading models.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show the cases, and what this machine lacks; load no models."
+        ),
     ] = False,
 ) -> None:
     """Decode a task by every method and gamma, show what each buys, and write one Parquet file.
@@ -187,9 +192,9 @@ def run(
 
             run_against(chosen, against, output_dir, dry_run, talk)
             return
-        todo = _plan(chosen, talk)
+        todo = _plan(chosen, talk, dry_run)
         if dry_run:
-            _show_cases(todo)
+            _show_cases(todo, talk)
             return
         writer = _new_writer(todo, text, output_dir)
     else:
@@ -221,11 +226,11 @@ def _default_scenario(pair: str | None, load_format: str | None, dataset: str | 
     return "demo"
 
 
-def _plan(scenario: Scenario, talk: Console) -> Plan:
+def _plan(scenario: Scenario, talk: Console, dry_run: bool = False) -> Plan:
     with talk.status("checking"):
         from specbench.planning import plan
 
-        return plan(scenario)
+        return plan(scenario, any_machine=dry_run)
 
 
 def _new_writer(todo: Plan, text: str, output_dir: Path) -> RunWriter:
@@ -307,7 +312,8 @@ def _report(outcome: Outcome, path: Path | None, resume: str, talk: Console) -> 
         raise typer.Exit(ExitCode.FAILED_CASES)
 
 
-def _show_cases(todo: Plan) -> None:
+def _show_cases(todo: Plan, talk: Console) -> None:
+    """The cases on stdout; on stderr why this machine cannot run them, if it cannot."""
     from rich.table import Table
 
     # These axes are rarely used, and a line of the table has little room.
@@ -326,6 +332,10 @@ def _show_cases(todo: Plan) -> None:
             f"{case.temperature:g}", case.gamma, case.method, case.skip or "",
         )  # fmt: skip
     Console(markup=False).print(table)
+    for lack in todo.lacks:
+        talk.print(f"{LACKS}: {lack.message}", markup=False, soft_wrap=True)
+        if lack.hint:
+            talk.print(f"hint: {lack.hint}", markup=False, soft_wrap=True)
 
 
 def _quiet_libraries() -> None:

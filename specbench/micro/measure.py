@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from specbench.micro.plan import Plan, Shape
 from specbench.micro.subject import Row, Subject, against_floor, sentence
 from specbench.micro.timing import Card, measure_card
 from specbench.sampling.registry import Method
+from specbench.telemetry.lost import lost_reason
 from specbench.telemetry.nvml import NvmlSampler, cuda_uuid
 
 NVML_INTERVAL_S = 0.2
@@ -31,10 +32,19 @@ class Outcome:
 
     rows: list[Row] = field(default_factory=list)
     interrupted: bool = False
+    lost: str | None = None
+    """How the GPU was lost, if it was; nothing was tried on it afterwards."""
+
+    def loses_gpu(self, reason: str | None, where: str) -> bool:
+        """Notes it, if there is a reason of `lost_reason`'s."""
+        if reason is not None and self.lost is None:
+            self.lost = f"the GPU was lost in {where}: {reason}"
+        return reason is not None
 
 
 def measure(plan: Plan, save: Callable[[list[Row]], None], say: Callable[[str], None]) -> Outcome:
-    """Times, then profiles every case. A method that fails becomes rows with the reason.
+    """Times, then profiles every case. A method that fails becomes rows with the reason; if it took
+    the GPU along, so does everything that was not finished by then.
 
     Args:
         save: takes all rows so far, after each shape; a column that a row lacks is null.
@@ -47,10 +57,22 @@ def measure(plan: Plan, save: Callable[[list[Row]], None], say: Callable[[str], 
     try:
         with _on(plan.device):
             say("measuring the card")
-            _Bench(plan, measure_card(plan.device)).run(outcome.rows, save, say)
+            _Bench(plan, _card(plan.device, outcome), outcome).run(save, say)
     except KeyboardInterrupt:
         outcome.interrupted = True
+    except Exception as error:  # leaving the device's context can fail once more
+        if outcome.lost is None or not lost_reason(error):
+            raise
     return outcome
+
+
+def _card(device: torch.device, outcome: Outcome) -> Card:
+    try:
+        return measure_card(device)
+    except Exception as error:
+        if not outcome.loses_gpu(lost_reason(error), "measuring the card"):
+            raise
+    return Card()
 
 
 def _on(device: torch.device) -> AbstractContextManager[object]:
@@ -64,11 +86,10 @@ class _Bench:
 
     plan: Plan
     card: Card
+    outcome: Outcome
 
-    def run(
-        self, rows: list[Row], save: Callable[[list[Row]], None], say: Callable[[str], None]
-    ) -> None:
-        shapes = self.plan.shapes
+    def run(self, save: Callable[[list[Row]], None], say: Callable[[str], None]) -> None:
+        rows, shapes = self.outcome.rows, self.plan.shapes
         with NvmlSampler(cuda_uuid(self.plan.device), NVML_INTERVAL_S) as nvml:
             for number, shape in enumerate(shapes, 1):
                 say(f"timing {number}/{len(shapes)}: {shape}")
@@ -81,41 +102,90 @@ class _Bench:
 
     def _timed(self, shape: Shape, nvml: NvmlSampler) -> list[Row]:
         """One row for each method on cold and on warm inputs."""
+        if self.outcome.lost is not None:
+            return self._failed(shape, self._not("measured"))
         begin = time.perf_counter()
         try:
             subjects, theory = self._subjects(shape)
         except Exception as error:  # out of memory, mostly: then no method can be measured
-            failure = {"status": "failed", "error": sentence(error)}
-            rows = [self._base(shape, *who) | failure for who in self._who()]
+            self.outcome.loses_gpu(lost_reason(error), f"making inputs of {shape}")
+            rows = self._failed(shape, sentence(error))
         else:
             self._take_turns(subjects)
             events = nvml.window(begin, time.perf_counter())["throttle_reasons"]
             rows = [self._row(subject, theory, events) for subject in subjects]
             subjects.clear()
-        _free(self.plan.device)
+        self._free()
         return rows
 
+    def _failed(self, shape: Shape, error: str) -> list[Row]:
+        failure = {"status": "failed", "error": error}
+        return [self._base(shape, *who) | failure for who in self._who()]
+
+    def _not(self, done: str) -> str:
+        return f"not {done}: {self.outcome.lost}"
+
     def _take_turns(self, subjects: list[Subject]) -> None:
+        """All samples of all; none has enough of them if the GPU is lost meanwhile."""
+        for subject, step in self._turns(subjects):
+            subject.guarded(step)
+            if self._has_lost(subject):
+                break
+        else:
+            return
         for subject in subjects:
-            subject.guarded(subject.prepare)
+            subject.error = subject.error or self._not("measured")
+
+    def _turns(self, subjects: list[Subject]) -> Iterator[tuple[Subject, Callable[[], None]]]:
+        yield from ((subject, subject.prepare) for subject in subjects)
         for turn in range(self.plan.replays):
-            for subject in subjects if turn % 2 == 0 else subjects[::-1]:
-                subject.guarded(subject.sample)
+            order = subjects if turn % 2 == 0 else subjects[::-1]
+            yield from ((subject, subject.sample) for subject in order)
+
+    def _has_lost(self, subject: Subject) -> bool:
+        return self.outcome.loses_gpu(subject.lost, f"{subject.method.name} at {subject.shape}")
 
     def _profile(self, shape: Shape, rows: list[Row]) -> None:
         """Fills in kernel time and launches, on the same inputs made anew."""
         finished = {(row["method"], row["l2"]): row for row in rows if row["status"] == "ok"}
         if not finished:
             return
-        try:
-            subjects, _ = self._subjects(shape)
-        except Exception as error:  # the times stand
+        if self.outcome.lost is None:
+            try:
+                subjects, _ = self._subjects(shape)
+            except Exception as error:  # the times stand
+                self.outcome.loses_gpu(lost_reason(error), f"making inputs of {shape}")
+                for row in finished.values():
+                    row["profile_error"] = sentence(error)
+            else:
+                self._fill_in(subjects, finished)
+                subjects.clear()
+            self._free()
+        if self.outcome.lost is not None:
             for row in finished.values():
-                row["profile_error"] = sentence(error)
-        else:
-            _fill_in(subjects, finished)
-            subjects.clear()
-        _free(self.plan.device)
+                if "kernel_us" not in row:
+                    row.setdefault("profile_error", self._not("profiled"))
+
+    def _fill_in(
+        self, subjects: list[Subject], finished: dict[tuple[str, str | None], Row]
+    ) -> None:
+        for subject in subjects:
+            row = finished.get((subject.method.name, subject.l2), {})
+            if row:
+                row |= subject.profile()
+                row |= against_floor(row)
+                if self._has_lost(subject):
+                    return
+
+    def _free(self) -> None:
+        """Graphs and their memory go before the next shape asks for as much again."""
+        gc.collect()
+        if self.plan.device.type != "cuda" or self.outcome.lost is not None:
+            return
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:  # if it means anything else, the next shape's rows say so
+            self.outcome.loses_gpu(lost_reason(error), "giving memory back")
 
     def _subjects(self, shape: Shape) -> tuple[list[Subject], float]:
         """Every method on every kind of input, and the drafts that theory says are accepted."""
@@ -155,22 +225,5 @@ class _Bench:
         }
 
 
-def _fill_in(subjects: list[Subject], finished: dict[tuple[str, str | None], Row]) -> None:
-    for subject in subjects:
-        row = finished.get((subject.method.name, subject.l2), {})
-        if row:
-            row |= subject.profile()
-            row |= against_floor(row)
-
-
 def _is_of(row: Row, shape: Shape) -> bool:
     return Shape(row["batch_size"], row["gamma"], row["vocab_size"], row["dtype"]) == shape
-
-
-def _free(device: torch.device) -> None:
-    """Graphs and their memory go before the next shape asks for as much again."""
-    gc.collect()
-    if device.type == "cuda":
-        # A kernel may have broken the GPU's context: then the next shape's rows say so.
-        with suppress(RuntimeError):
-            torch.cuda.empty_cache()

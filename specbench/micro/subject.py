@@ -26,6 +26,7 @@ from specbench.sampling.names import SIGMOID_RANGE
 from specbench.sampling.registry import Method
 from specbench.sampling.step import Step
 from specbench.sampling.verifier import Verification, Verifier
+from specbench.telemetry.lost import lost_reason
 from specbench.telemetry.profile import profile_kernels
 
 Row = dict[str, Any]
@@ -51,6 +52,7 @@ class Subject:
         turns: the calls of one graph, in order; eager calls take them in `cycle`.
         samples: column → one figure a replay.
         error: why it is no longer measured.
+        lost: how the GPU was lost in one of its calls, if it was.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Subject:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.samples: dict[str, list[float]] = {}
         self.error: str | None = None
+        self.lost: str | None = None
         self.facts: Row = {}
 
     def guarded(self, step: Callable[[], None]) -> None:
@@ -81,7 +84,7 @@ class Subject:
         try:
             step()
         except Exception as error:  # as text: its traceback would keep the failed call's memory
-            self.error, self.graph = sentence(error), None
+            self.error, self.graph = self._told(error), None
 
     def prepare(self) -> None:
         """Counts what is accepted, warms up and captures the graph."""
@@ -95,7 +98,7 @@ class Subject:
         try:
             self.graph = capture(self.turns)
         except Exception as error:  # then the sum of the kernels stands for it
-            self.facts["graph_error"] = sentence(error)
+            self.facts["graph_error"] = self._told(error)
 
     def sample(self) -> None:
         """One sample of each figure."""
@@ -124,7 +127,7 @@ class Subject:
                 before=self.before, without=self.kernels_before,
             )  # fmt: skip
         except Exception as error:  # the times stand; the profile alone is missing
-            return {"profile_error": sentence(error)}
+            return {"profile_error": self._told(error)}
         return {"kernel_us": times.kernel_us, "launches": times.launches}
 
     def _build(self) -> Verifier:
@@ -142,6 +145,10 @@ class Subject:
             "calls_per_replay": len(self.turns),
         }
         return verifier
+
+    def _told(self, error: Exception) -> str:
+        self.lost = self.lost or lost_reason(error)
+        return sentence(error)
 
     def _add(self, column: str, value: float) -> None:
         self.samples.setdefault(column, []).append(value)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
+from specbench.floors import LESS_IS_BETTER
 from specbench.report import stats
 from specbench.report.compare import Within
-from specbench.report.paired import (
-    LESS_IS_BETTER,
-    Interval,
-    Totals,
-    geometric_interval,
-    quality_change,
-    repeat_ratios,
-    speed_ratio,
-    totals,
-)
+from specbench.report.evidence import Estimate, unpaired
+from specbench.report.interval import ADVICE_LEVEL, Interval, as_difference, as_ratio
+from specbench.report.measured import quality_over, speed_over
+from specbench.report.pairing import Batches, Case, Sequences, measured, pooled, together
 from specbench.report.phases import phase_shares
 from specbench.report.prediction import Prediction, predict
 from specbench.report.repeats import Key, Line, case_key
@@ -28,11 +23,12 @@ from specbench.report.summary import STEADY_SPREAD, keys_of
 
 @dataclass(frozen=True)
 class DecodedCase:
-    """A case that finished: its line of the summary and its rows."""
+    """A case that finished: its line of the summary, its rows, and what these measured."""
 
     within: Within
     line: Line
     rows: pd.DataFrame
+    case: Case
 
     @property
     def plain(self) -> bool:
@@ -49,8 +45,8 @@ class DecodedCase:
 class PlainDecoding:
     """Plain decoding of one pair in one run, under all its methods' names together."""
 
-    rows: pd.DataFrame
-    batches: Totals
+    batches: Batches
+    sequences: Sequences
     prompt_share: float
     target_us: float
     tokens: int
@@ -66,15 +62,16 @@ class Candidate:
         speedup: measured, over plain decoding on the same batches; NaN without any.
         quality: its metric minus plain decoding's.
         excluded: why it is not recommended whatever its speed; "" if it may be.
+        evidence: what `speedup` is from.
     """
 
     line: Line
+    batches: Batches
     speedup: Interval
     prediction: Prediction
     quality: Interval
-    excluded: str = ""
-    batches: Totals = field(default_factory=pd.DataFrame, repr=False)
-    ratios: tuple[float, ...] = ()
+    excluded: str
+    evidence: Estimate | None
 
     @property
     def tokens_per_s(self) -> float:
@@ -88,16 +85,18 @@ def decoded_cases(within: Within) -> list[DecodedCase]:
     ok = rows[rows["status"] == "ok"]
     keys = pd.Series(keys_of(ok, CASE_KEY), index=ok.index, dtype=object)
     parts = {key: ok.loc[index] for key, index in keys.groupby(keys).groups.items()}
+    cases = measured(rows)
     lines = within.summary[within.summary["sequences"] > 0].to_dict("records")
     found = []
     for line in lines:
-        part = parts[case_key(line)]
+        key = case_key(line)
+        part = parts[key]
         target = part["target"].iloc[0]
         about = {
             "target": line["pair"] if pd.isna(target) else target,
             "draft": part["draft"].iloc[0],
         }
-        found.append(DecodedCase(within, line | about, part))
+        found.append(DecodedCase(within, line | about, part, cases[key]))
     return found
 
 
@@ -115,7 +114,9 @@ def plain_decoding(cases: list[DecodedCase]) -> dict[Key, PlainDecoding]:
             sum(case.line[name] for case in pool) for name in ("new_tokens", "wall_s")
         )
         prompt = phase_shares(rows)["prompt"]
-        found[key] = PlainDecoding(rows, totals(rows), prompt, target_us, tokens, wall_s)
+        both = [case.case for case in pool]
+        measures = pooled(both), together(both)
+        found[key] = PlainDecoding(*measures, prompt, target_us, tokens, wall_s)
     return found
 
 
@@ -123,20 +124,18 @@ def candidate_of(
     case: DecodedCase, plain: PlainDecoding | None, allow_approximate: bool
 ) -> Candidate:
     """A drafting case, measured, predicted and judged."""
-    batches = totals(case.rows)
-    speedup, quality = Interval(stats.NAN), Interval(stats.NAN)
+    evidence, quality = None, Interval()
     target_us, prompt = stats.NAN, stats.NAN
-    ratios: tuple[float, ...] = ()
     if plain is not None:
         target_us, prompt = plain.target_us, plain.prompt_share
-        speedup = speed_ratio(batches, plain.batches)
-        ratios = tuple(repeat_ratios(batches, plain.batches))
+        evidence = speed_over(case.case.batches, plain.batches)
         if pd.isna(case.line["synthetic_acceptance"]):
-            quality = quality_change(case.rows, plain.rows)
+            quality = as_difference(quality_over(case.case.sequences, plain.sequences))
     excluded = "" if allow_approximate else _inexact(case.line)
     excluded = excluded or _worse(quality, case.line)
     said = predict(case.rows, case.line, target_us, prompt)
-    return Candidate(case.line, speedup, said, quality, excluded, batches, ratios)
+    speedup = as_ratio(evidence)
+    return Candidate(case.line, case.case.batches, speedup, said, quality, excluded, evidence)
 
 
 def _inexact(line: Line) -> str:
@@ -153,13 +152,18 @@ def _worse(quality: Interval, line: Line) -> str:
 
 
 def alike(best: Candidate, other: Candidate) -> bool:
-    """Whether the noise between repeats may have put `best` first."""
-    same = (best.line["run_id"], best.line["pair"]) == (other.line["run_id"], other.line["pair"])
-    if same:
-        ahead = speed_ratio(best.batches, other.batches)
-    else:  # each against its own plain decoding: repeats of different runs are in no order
-        ratios = [one / two for one, two in zip(best.ratios, other.ratios, strict=False)]
-        value = best.speedup.value / other.speedup.value
-        value = best.tokens_per_s / other.tokens_per_s if math.isnan(value) else value
-        ahead = Interval(value, *geometric_interval(ratios))
-    return ahead.low <= 1 if ahead.known else ahead.value <= 1 + STEADY_SPREAD
+    """Whether noise, of repeats or of samples, may have put `best` first."""
+    ahead = _ahead(best, other)
+    if ahead is None:
+        return best.tokens_per_s <= (1 + STEADY_SPREAD) * other.tokens_per_s
+    low = ahead.interval(ADVICE_LEVEL)[0]
+    return ahead.change <= math.log1p(STEADY_SPREAD) if math.isnan(low) else low <= 0
+
+
+def _ahead(best: Candidate, other: Candidate) -> Estimate | None:
+    """ln of one's speed over the other's; of different pairs or runs each over its own plain decoding."""
+    if (best.line["run_id"], best.line["pair"]) == (other.line["run_id"], other.line["pair"]):
+        return speed_over(best.batches, other.batches)
+    if best.evidence is None or other.evidence is None:
+        return None
+    return unpaired(best.evidence, other.evidence)

@@ -24,8 +24,9 @@ _IMPLEMENTATIONS = {"torch": "torch ops", "cuda": "CUDA kernels"}
 
 def group_captions(lines: pd.DataFrame) -> list[str]:
     """All that is to be said below the table of one `compare.Group`."""
-    found = [fastest(lines), latency(lines), utilisation(lines), implementation(lines)]
-    found += [in_time(lines), cut_off(lines), went_on(lines), shortened(lines), variation(lines)]
+    found = [fastest(lines), latency(lines), utilisation(lines), energy(lines)]
+    found += [implementation(lines), in_time(lines), cut_off(lines), went_on(lines)]
+    found += [shortened(lines), variation(lines)]
     found += [*marks(lines), *invented(lines), *failures(lines)]
     return [caption for caption in found if caption]
 
@@ -170,6 +171,17 @@ def utilisation(lines: pd.DataFrame) -> str | None:
     plain = lines[(lines["gamma"] == "0") & lines["mfu"].notna()]["mfu"]
     beside = f", plain decoding's {amount(100 * plain.max())} %" if len(plain) else ""
     return f"MFU is highest with {_case(best)}: {amount(100 * best['mfu'])} %{beside}"
+
+
+def energy(lines: pd.DataFrame) -> str | None:
+    """The least energy per token of a drafting line, and plain decoding's."""
+    best = _first(lines, "j_per_token", descending=False)
+    if best is None:
+        return None
+    plain = lines[(lines["gamma"] == "0") & lines["j_per_token"].notna()]["j_per_token"]
+    beside = f", plain decoding's {amount(plain.min())}" if len(plain) else ""
+    least = f"{amount(best['j_per_token'])} J a token"
+    return f"energy of the whole GPU is least with {_case(best)}: {least}{beside}"
 
 
 def implementation(lines: pd.DataFrame) -> str | None:

@@ -203,6 +203,12 @@ def of_counts(
     return Estimate(found, ((max(variance, (found / (count + 1)) ** 2), df),), repeats, count)
 
 
+def unpaired(new: Estimate, old: Estimate) -> Estimate:
+    """One change less another where nothing pairs them: their variances add up."""
+    repeats, samples = min(new.repeats, old.repeats), min(new.samples, old.samples)
+    return Estimate(new.change - old.change, new.sources + old.sources, repeats, samples)
+
+
 def _finite(runs: Sequence[Floats]) -> list[Floats]:
     fine = np.all([np.isfinite(run).all(axis=(0, 1)) for run in runs], axis=0)
     return [run[:, :, fine] for run in runs]

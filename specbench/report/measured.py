@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from specbench.report.evidence import Estimate, of_rates, of_steps
-from specbench.report.pairing import Batches, Floats
+from specbench.report.evidence import Estimate, of_counts, of_rates, of_steps
+from specbench.report.pairing import Batches, Floats, Sequences, aligned, same_sequences
 
 Runs: TypeAlias = Sequence[Sequence[tuple[Batches, ...]]]
 
@@ -41,6 +41,20 @@ def speed(runs: Runs) -> Estimate | None:
         return of_rates(runs[0])
     new, old = logs("tokens_per_s", runs)
     return of_steps([new - old])
+
+
+def speed_over(own: Batches, base: Batches) -> Estimate | None:
+    """Tokens per second of a case over another's of the same run, on the batches that both have."""
+    return speed([[tuple(aligned([own, base]))]])
+
+
+def quality_over(own: Sequences, base: Sequences) -> Estimate | None:
+    """The metric of a case minus another's of the same run, on the sequences that both have scored."""
+    own, base = same_sequences(own, base)
+    scored = np.isfinite(own.value) & np.isfinite(base.value) & (own.weight > 0) & (base.weight > 0)
+    own, base = own.take(scored), base.take(scored)
+    new, old = ((one.value * one.weight, one.weight) for one in (own, base))
+    return of_counts(new, old, own.sample, len(np.unique(own.repeat)), is_difference=True)
 
 
 def level(name: str, cases: Sequence[Batches]) -> float:

@@ -249,6 +249,15 @@ def pooled(cases: Sequence[Case]) -> Batches:
     return Batches(item[first], repeat[first], tokens, wall_s, *means)
 
 
+def together(cases: Sequence[Case]) -> Sequences:
+    """The sequences of several cases that say the same, as plain decoding under any method's name does:
+    each once."""
+    parts = [case.sequences for case in cases]
+    names = [field.name for field in fields(Sequences)]
+    every = Sequences(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return every.take(np.unique(unit_of(every.item, every.repeat), return_index=True)[1])
+
+
 def unit_of(item: Codes, repeat: NDArray[np.int64]) -> Codes:
     """A code of an item in a repeat."""
     return item * np.uint64(0x9E3779B97F4A7C15) + pd.util.hash_array(repeat)

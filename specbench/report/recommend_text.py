@@ -10,7 +10,7 @@ import pandas as pd
 from specbench.report.candidates import Candidate
 from specbench.report.captions import APPROXIMATE, UNKNOWN, group_title
 from specbench.report.compare import gamma_order
-from specbench.report.paired import Interval
+from specbench.report.interval import ADVICE_LEVEL, Interval
 from specbench.report.recommend import DRAFT, OPEN, PLAIN, Recommendation
 from specbench.report.recommend import UNKNOWN as NO_PLAIN
 from specbench.report.sheet import (
@@ -120,7 +120,9 @@ def reasons(found: Recommendation) -> list[str]:
     if found.best is None:
         return []
     speedup = found.best.speedup
-    rests = f"{speedup.count} repeat{'s' if speedup.count != 1 else ''} beside plain decoding"
+    counts = (speedup.repeats, "repeat", ""), (speedup.samples, "batch", "e")
+    repeats, batches = (f"{n} {what}{'' if n == 1 else f'{e}s'}" for n, what, e in counts)
+    rests = f"{repeats} of {batches} beside plain decoding"
     if not speedup.known:
         return found.doubts
     touches = "holds 1×" if found.verdict == OPEN else "does not touch 1×"
@@ -167,7 +169,8 @@ def sheet(found: Recommendation, explained: bool = True) -> Sheet:
     several = len({one.line["pair"] for one in found.candidates}) > 1
     columns = [Column("method", right=False), Column("γ")]
     columns += [Column("pair", right=False)] if several else []
-    columns += [Column("tokens/s"), Column("speed-up", "vs γ = 0"), Column("95 %", "interval")]
+    columns += [Column("tokens/s"), Column("speed-up", "vs γ = 0")]
+    columns += [Column(f"{100 * ADVICE_LEVEL:g} %", "interval")]
     columns += [Column("predicted", "whole"), Column("α", "per draft"), Column("c")]
     columns += [Column("scoring", "× plain")]
     columns += [_metric(found), Column("Δ", "to plain"), Column("standing", right=False)]

@@ -211,15 +211,18 @@ def _main_sheet(group: Group) -> Sheet:
 
 
 def _delta_sheet(one: Within, group: Group) -> Sheet:
-    """Every method against `baseline`; without baseline rows, the same table without Δ."""
+    """Every method against `baseline`; without baseline rows, the same table without Δ. Energy where it
+    was measured: its counter is too slow for short runs, and CPUs have none."""
     lines = group.lines
     has_baseline = bool((lines[lines["sequences"] > 0]["method"] == BASELINE).any())
-    best = _best(lines, {"tau": max, "tokens_per_s": max, "speedup": max})
+    best = _best(lines, {"tau": max, "tokens_per_s": max, "speedup": max, "j_per_token": min})
+    metered = lines["j_per_token"].notna().any()
     delta, syn = Column("Δ", "%"), _synthetic(lines)
     columns = [Column("γ"), Column("method", right=False), Column("verify", "µs/step"), delta]
     columns += [Column(f"τ{syn}"), delta, Column(f"α{syn}", "%"), delta]
     columns += [Column("tokens/s"), delta]
-    columns += [Column("speed-up", "vs γ = 0"), _quality(lines), Column("Δ")]
+    columns += [Column("speed-up", "vs γ = 0"), *([Column("energy", "J/token")] if metered else [])]
+    columns += [_quality(lines), Column("Δ")]
 
     def change(line: Line, name: str) -> Cell:
         return Cell("" if line["method"] == BASELINE else percent(line[f"{name}_delta"], True))
@@ -237,6 +240,7 @@ def _delta_sheet(one: Within, group: Group) -> Sheet:
             Cell(_marked(amount(line["tokens_per_s"]), line), best("tokens_per_s", line)),
             change(line, "tokens_per_s"),
             Cell(_marked(times(line["speedup"]), line), best("speedup", line)),
+            *([Cell(amount(line["j_per_token"]), best("j_per_token", line))] if metered else []),
             Cell(fixed(line["quality"], 3)),
             Cell(quality),
         ]

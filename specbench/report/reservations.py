@@ -18,7 +18,7 @@ def doubts(best: Candidate, cases: list[DecodedCase]) -> list[str]:
     """Of the best of these cases; none if nothing speaks against it."""
     line = best.line
     found = [line["unsteady"]] if line["unsteady"] else []
-    if not found and 0 < best.speedup.count < STEADY_REPEATS:
+    if not found and 0 < best.speedup.repeats < STEADY_REPEATS:
         found.append(f"fewer than {STEADY_REPEATS} repeats beside plain decoding")
     samples = pd.concat([case.rows["sample_id"] for case in cases]).nunique()
     if samples < FEW_SAMPLES:

@@ -214,6 +214,21 @@ def test_dry_run_shows_the_order_and_leaves_nothing(small, build):
     assert not Path("results").exists()
 
 
+def test_what_the_machine_lacks_ends_a_run_at_once_and_a_dry_run_says_it(small, build):
+    python = build()
+    ask = [python, *small, "--device", "cuda:99", "--against", str(python)]
+    lack = "the reference build cannot run this scenario: device 'cuda:99' is not there"
+    done = specbench(*ask, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "│ reference │" in done.stdout
+    assert f"cannot run here: {lack}" in done.stderr
+    assert not Path("results").exists()
+    done = specbench(*ask)
+    assert done.returncode == 2
+    assert f"error: {lack}" in done.stderr
+    assert files() == {}
+
+
 class TestComparison:
     def test_the_same_build_twice_is_no_regression(self, small, build):
         python = build()

@@ -126,6 +126,29 @@ def test_a_failed_method_exits_5_and_the_rest_is_there(micro, tmp_path, monkeypa
     assert sorted(read_run(path).rows["status"]) == ["failed", "failed", "ok", "ok"]
 
 
+def test_a_lost_gpu_exits_5_and_what_was_finished_is_in_the_file(micro, tmp_path, monkeypatch):
+    from specbench.micro import measure
+
+    make_sets = measure.make_sets
+
+    def vanish(shape, *arguments, **options):
+        if shape.gamma == 3:
+            error = torch.AcceleratorError("CUDA error: unknown error")
+            error.error_code = 46
+            raise error
+        return make_sets(shape, *arguments, **options)
+
+    monkeypatch.setattr(measure, "make_sets", vanish)
+    code, out, err = micro(*TINY, *CPU)
+    assert code == ExitCode.FAILED_CASES
+    assert "the GPU was lost in making inputs of B 2 γ 3 V 31 float32: CUDA error" in err
+    assert "interrupted: not all" in " ".join(out.split())
+    run = read_run(*files(tmp_path / "results"))
+    assert list(run.rows["status"]) == ["ok", "ok", "failed", "failed"]
+    assert run.rows["wall_us"].notna().tolist() == [True, True, False, False]
+    assert run.metadata["complete"] is False
+
+
 @pytest.mark.parametrize(
     ("finished", "talk"), [(1, "is in the table"), (0, "nothing was finished")]
 )

@@ -27,7 +27,7 @@ def recommend(capsys):
 def test_a_table_and_a_sentence(recommend):
     code, out, err = recommend(ASR)
     assert (code, err) == (0, "")
-    assert "Draft with block at γ = 4: 1.22× plain decoding" in out
+    assert "Draft with fused at γ = 4: 1.22× plain decoding" in out
     assert "an approximation" in out
     assert "95 %" in out
 
@@ -39,7 +39,7 @@ def test_markdown_and_json(recommend):
     code, out, _ = recommend(ASR, "--format", "json")
     assert code == 0
     (found,) = json.loads(out)
-    assert found["best"]["method"] == "block"
+    assert found["best"]["method"] == "fused"
     assert found["best"]["predicted"]["whole"] == pytest.approx(1.22, abs=0.01)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from specbench import pairs, runner
+from specbench import memory, pairs, runner
 from specbench.cli.app import main
 from specbench.engine.native import NativeEngine
 from specbench.report.reader import read_run
@@ -164,6 +165,64 @@ class TestDryRun:
         main(["run", *small(gamma="1..3"), "--dry-run"])
         out = capsys.readouterr().out
         assert all(f"{method}-g{g}-b1-" in out for method in ("baseline", "fused") for g in "123")
+
+    @pytest.mark.parametrize(
+        ("argv", "lack", "shown"),
+        [
+            (["bass"], "execution 'compiled' needs a CUDA GPU", "fused-gbass-b32-"),
+            (["attention"], "execution 'graphs' needs a CUDA GPU", "fused-g4-b32-"),
+            (["bass", "--device", "cuda"], "device 'cuda' is not there", "fused-gbass-b32-"),
+            (["gamma_sweep", "--device", "cuda:1"], "device 'cuda:1' is not there", "fused-g20-"),
+        ],
+    )
+    def test_a_plan_for_a_gpu_is_shown_without_one(
+        self, capsys, tmp_path, monkeypatch, no_loading, argv, lack, shown
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert main(["run", *argv, "--dry-run"]) == 0
+        out, err = capsys.readouterr()
+        assert shown in out
+        assert err.startswith(f"cannot run here: {lack}")
+        assert err.count("cannot run here") == err.count("hint: ") == 1
+        assert not (tmp_path / "results").exists()
+        assert main(["run", *argv]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {lack}")
+
+    @pytest.mark.parametrize(
+        ("changed", "words"),
+        [
+            (["--gamma", "0,many"], "gamma"),
+            (["--pair", "nobody/knows"], "nobody/knows"),
+            (["--method", "none"], "none"),
+            (["--device", "gpu"], "gpu"),
+            (["--device", "cpu"], "'compiled' needs a CUDA GPU"),
+            (["--samples", "4", "--batch-size", "8"], "cannot be filled"),
+        ],
+    )
+    def test_a_plan_that_is_wrong_in_itself_is_refused(
+        self, capsys, monkeypatch, no_loading, changed, words
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert main(["run", "bass", *changed, "--dry-run"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert words in err
+
+    def test_what_else_the_machine_lacks_is_said_once_each(
+        self, capsys, small, monkeypatch, no_loading
+    ):
+        from specbench.sandbox import supervisor
+
+        monkeypatch.setattr(supervisor, "fault", lambda kind: "tried in vain")
+        assert main(["run", *small(task="code"), "--dry-run"]) == 0
+        out, err = capsys.readouterr()
+        assert "fused-g2-b1-" in out
+        assert err.count("cannot run here: generated code cannot be run safely") == 1
+        monkeypatch.setattr(memory, "device_bytes", lambda device: 1000)
+        options = small(task="synthetic", prompt_tokens="8", load_format="dummy")
+        assert main(["run", *options, "--dry-run"]) == 0
+        assert re.match("cannot run here: .* with a batch of 1 .* needs", capsys.readouterr().err)
 
 
 class TestFailedCases:

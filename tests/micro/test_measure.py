@@ -1,5 +1,6 @@
 """From a plan to rows, on a CPU: figures, failures, interruptions, and the order of measuring."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -82,6 +83,92 @@ def test_ctrl_c_keeps_the_finished_shapes(monkeypatch):
     assert saved == [1]
 
 
+class TestLostGpu:
+    """Errors that stick to the process: what was finished stands, and nothing more is tried."""
+
+    PLAN = TINY | {"vocab_size": "31,64,100"}
+
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        """Every sample that was tried; from `at` on each fails as CUDA's calls do then."""
+        tried, sample = [], Subject.sample
+
+        def sampled(self):
+            tried.append((self.shape.vocab_size, self.method.name))
+            if tried[-1] == tried_at[0]:
+                raise loss()
+            sample(self)
+
+        tried_at = [None]
+        monkeypatch.setattr(Subject, "sample", sampled)
+        return tried, tried_at
+
+    def test_finished_shapes_are_kept_and_the_rest_fails(self, calls):
+        tried, at = calls
+        at[0] = (64, "fused")
+        saved = []
+        plan = make_plan(CPU, method="baseline,fused", **self.PLAN)
+        outcome = measure(plan, lambda rows: saved.append(len(rows)), silent)
+        lost = "the GPU was lost in fused at B 2 γ 3 V 64 float32: CUDA error: device unavailable"
+        assert outcome.lost == lost
+        assert [(row["status"], row.get("error")) for row in outcome.rows] == [
+            ("ok", None), ("ok", None),
+            ("failed", f"not measured: {lost}"),
+            ("failed", "AcceleratorError: CUDA error: device unavailable"),
+            ("failed", f"not measured: {lost}"), ("failed", f"not measured: {lost}"),
+        ]  # fmt: skip
+        assert saved == [2, 4, 6]
+        assert all(vocab < 100 for vocab, _ in tried), "a dead context is left alone"
+        assert tried.count((64, "fused")) == 1
+        assert tried.count((64, "baseline")) == 1
+
+    @pytest.mark.parametrize("where", ["measure_card", "make_sets"])
+    def test_before_anything_was_measured(self, monkeypatch, where):
+        def fail(*_, **__):
+            raise loss()
+
+        monkeypatch.setattr(module, where, fail)
+        outcome = measure(make_plan(CPU, method="fused", **self.PLAN), silent, silent)
+        assert outcome.lost.endswith("CUDA error: device unavailable")
+        assert [row["status"] for row in outcome.rows] == ["failed"] * 3
+
+    def test_leaving_the_device_may_fail_once_more(self, monkeypatch, calls):
+        @contextmanager
+        def on(device):
+            yield
+            raise loss()
+
+        monkeypatch.setattr(module, "_on", on)
+        calls[1][0] = (64, "fused")
+        outcome = measure(make_plan(CPU, method="fused", **self.PLAN), silent, silent)
+        assert [row["status"] for row in outcome.rows] == ["ok", "failed", "failed"]
+
+    def test_while_it_is_profiled_the_times_stand(self, monkeypatch):
+        profiled = []
+
+        def fail(*_, **__):
+            profiled.append(1)
+            raise loss()
+
+        monkeypatch.setattr(subject, "profile_kernels", fail)
+        plan = make_plan(CPU, method="baseline,fused", **self.PLAN)
+        rows = measure(plan, silent, silent).rows
+        outcome = module.Outcome(rows)
+        bench = module._Bench(plan, Card(), outcome)
+        for shape in plan.shapes:
+            bench._profile(shape, [row for row in rows if row["vocab_size"] == shape.vocab_size])
+        assert len(profiled) == 1
+        assert "device unavailable" in outcome.lost
+        assert {row["status"] for row in rows} == {"ok"}
+        assert all("device unavailable" in row["profile_error"] for row in rows)
+
+
+def loss():
+    error = torch.AcceleratorError("CUDA error: device unavailable\nand a page of advice")
+    error.error_code = 46
+    return error
+
+
 def test_methods_take_turns_there_and_back(monkeypatch):
     order = []
     monkeypatch.setattr(Subject, "sample", lambda self: order.append(self.method.name))
@@ -136,7 +223,9 @@ class TestTwoPasses:
         monkeypatch.setattr(subject, "replay_us", lambda graph, calls, before: float(calls))
         monkeypatch.setattr(subject, "host_us", lambda calls, count: float(count))
         monkeypatch.setattr(subject, "profile_kernels", profile_kernels)
-        bench = module._Bench(plan, Card(read_gbps=1.0, launch_floor_us=1.0, l2_bytes=1))
+        bench = module._Bench(
+            plan, Card(read_gbps=1.0, launch_floor_us=1.0, l2_bytes=1), module.Outcome()
+        )
         (shape,) = plan.shapes
         with NvmlSampler(None) as nvml:
             rows = bench._timed(shape, nvml)

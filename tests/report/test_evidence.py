@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as laws
 
-from specbench.report.evidence import Estimate, holm, of_counts, of_rates, of_steps
+from specbench.report.evidence import Estimate, holm, of_counts, of_rates, of_steps, unpaired
 from specbench.report.pairing import Batches
 
 
@@ -172,3 +172,14 @@ def test_samples_that_all_changed_alike_are_evidence_but_no_certainty(samples, i
     assert (estimate.p_value(0.02) < 0.01) == is_sure
     shifted = of_counts((1.1 * ones, ones), (ones, ones), codes, 1, False)
     assert shifted.p_value(np.log(1.03)) > 1e-6
+
+
+def test_changes_that_nothing_pairs_are_held_against_each_other_as_welch_does():
+    new, old = np.array([0.31, 0.35, 0.3, 0.37]), np.array([0.2, 0.26, 0.11])
+    each = [
+        Estimate(x.mean(), ((x.var(ddof=1) / len(x), len(x) - 1.0),), len(x), 8) for x in (new, old)
+    ]
+    found = unpaired(*each)
+    expected = laws.ttest_ind(new, old, equal_var=False).confidence_interval(0.99)
+    assert found.interval() == pytest.approx((expected.low, expected.high))
+    assert found.repeats == 3

@@ -6,15 +6,18 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from specbench.errors import NotComparableError
 from specbench.report import stats
-from specbench.report.compare import within
+from specbench.report.compare import compare_runs, within
 from specbench.report.reader import read_run
 from specbench.report.recommend import DRAFT, OPEN, PLAIN, UNKNOWN, recommend
 from specbench.report.recommend_render import to_json
 from specbench.report.recommend_text import belief, sentence, sheet, support, theory
+from specbench.report.render import to_json as compared
+from specbench.report.schema import CASE_KEY
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
@@ -48,15 +51,83 @@ def test_the_fastest_exact_method_and_what_it_buys(one, sweep):
     assert sentence(found) == ("Draft with fused at γ = 4: 1.60× plain decoding (1.60 to 1.60).")
 
 
+def shaken(rows, spread, methods=("fused", "block", "baseline")):
+    """Each wall time off by its own luck."""
+    random = np.random.default_rng(3)
+    return [
+        row | {"wall_s": row["wall_s"] * np.exp(random.normal(0, spread))}
+        if row["method"] in methods else row
+        for row in rows
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def made(write_run, sweep, plain):
+    """Noisy, plain decoding under two names, a method that lacks a repeat and one that lacks a sample."""
+    rows = sweep({"fused": {"2": 1.4, "4": 1.6}, "block": {"4": 1.5}, "baseline": {"2": 1.3}})
+    rows += [
+        row | {"method": "fused", "case_id": "fused-0"}
+        for row in rows
+        if row["gamma"] == "0" and row["sample_id"] != "s1"
+    ]
+    lacking = [
+        row for row in rows
+        if not (row["method"] == "block" and row["repeat"] == 2 and row["batch_index"] > 0)
+        and not (row["case_id"] == "baseline-2" and row["sample_id"] == "s3")
+    ]  # fmt: skip
+    return write_run(shaken(lacking, 0.05))
+
+
+@pytest.mark.parametrize(
+    "name", ["made", "asr-demo-h100", "demo-cpu", "ablation-h100", "bass-8-h100"]
+)
+def test_a_speed_up_and_its_interval_are_those_of_compare(name, request):
+    path = request.getfixturevalue(name) if name == "made" else REFERENCE / f"{name}.parquet"
+    run = read_run(path)
+    (judged,) = json.loads(compared(compare_runs([run])))["runs"]
+    figures = {
+        tuple(one["key"][column] for column in CASE_KEY): one
+        for one in judged["verdicts"]
+        if one["metric"] == "speedup"
+    }
+    found = [one for group in recommend([within(run)], True) for one in group.candidates]
+    assert len(found) == len(figures) > 0
+    for one in found:
+        key = tuple(None if one.line[c] != one.line[c] else one.line[c] for c in CASE_KEY)
+        figure = figures[key]
+        found = (one.evidence.change, *one.evidence.interval())
+        expected = [
+            math.nan if figure[part] is None else 1 + figure[part]
+            for part in ("change", "low", "high")
+        ]
+        assert np.exp(found) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+        ends = (one.speedup.value, one.speedup.low, one.speedup.high)
+        assert ends == pytest.approx(
+            np.exp((found[0], *one.evidence.interval(0.95))), rel=1e-12, nan_ok=True
+        )
+        counts = (one.speedup.repeats, one.speedup.samples)
+        assert counts == (figure["repeats"], figure["samples"])
+
+
+def test_few_texts_leave_open_what_their_repeats_agree_on(one, sweep):
+    """Each text gains or loses the same in every repeat: of other texts that says little."""
+    rows = sweep({"fused": {"2": 1.3}})
+    gains = [0.7, 1.6, 0.8, 1.5, 0.7, 1.7, 0.9, 1.4]
+    found = one([
+        row | {"wall_s": row["wall_s"] / gains[row["batch_index"]]} if row["gamma"] == "2" else row
+        for row in rows
+    ])  # fmt: skip
+    assert found.verdict == OPEN
+
+
 def test_what_the_noise_hides_is_named_beside_it(one, sweep):
     rows = sweep({"fused": {"4": 1.6}, "baseline": {"4": 1.58}, "block": {"4": 1.2}})
-    shaken = [
+    found = one([
         row | {"wall_s": row["wall_s"] * (1 + 0.04 * (row["repeat"] - 1))}
         if row["method"] == "baseline" and row["gamma"] != "0"
         else row
         for row in rows
-    ]
-    found = one(shaken)
+    ])  # fmt: skip
     assert (names([found.best]), names(found.equal)) == ([("fused", "4")], [("baseline", "4")])
     assert "Or equally: baseline at γ = 4. The noise hides which is faster." in sentence(found)
 
@@ -105,6 +176,52 @@ def test_quality_within_its_noise_excludes_nobody(one, sweep):
     assert one(changed).best is not None
 
 
+def scored(rows, values, weights=(1.0,)):
+    """γ = 2 with these values, sample by sample."""
+    return [
+        row | {"metric_value": values[row["batch_index"] % len(values)]}
+        if row["gamma"] == "2"
+        else row
+        for row in (
+            row | {"metric_weight": weights[row["batch_index"] % len(weights)]} for row in rows
+        )
+    ]
+
+
+def test_quality_is_weighed_and_paired_by_sample(one, sweep):
+    """Plain decoding has 0.5 on both samples."""
+    rows = sweep({"fused": {"2": 1.5}}, samples=2)
+    quality = one(scored(rows, [0.6, 0.9], [1.0, 3.0])).best.quality
+    assert quality.value == pytest.approx((0.1 + 3 * 0.4) / 4)
+    assert quality.low < quality.value < quality.high
+    assert (quality.repeats, quality.samples) == (3, 2)
+
+
+def test_a_sample_s_repeats_are_no_more_evidence_of_quality_than_one(one, sweep):
+    values = [0.2, 0.6, 0.3, 0.7]
+    once, thrice = (
+        one(scored(sweep({"fused": {"2": 1.5}}, repeats=repeats), values)).best.quality
+        for repeats in (1, 3)
+    )
+    assert (once.low, once.high) == pytest.approx((thrice.low, thrice.high))
+
+
+def test_a_sample_that_one_of_both_has_not_scored_is_left_out(one, sweep):
+    rows = sweep({"fused": {"2": 1.5}}, samples=3)
+    assert one(scored(rows, [0.6, None, 0.9])).best.quality.value == pytest.approx(0.25)
+    nothing = one(scored(rows, [None])).best.quality
+    assert math.isnan(nothing.value)
+    assert not nothing.known
+
+
+def test_plain_decoding_under_two_names_is_one_text(one, sweep):
+    """Rounding must not make it a difference that is certain."""
+    rows = sweep({"fused": {"2": 1.5}}, metric_value=0.1, metric_weight=3.0)
+    twins = [row | {"method": "fused", "case_id": "fused-0"} for row in rows if row["gamma"] == "0"]
+    quality = one(rows + twins).best.quality
+    assert (quality.value, quality.low, quality.high) == (0, 0, 0)
+
+
 def test_drafting_that_costs_more_than_it_gains_is_not_recommended(one, sweep):
     found = one(sweep({"fused": {"2": 0.8, "4": 0.7}}))
     assert found.verdict == PLAIN
@@ -113,12 +230,11 @@ def test_drafting_that_costs_more_than_it_gains_is_not_recommended(one, sweep):
 
 def test_a_gain_within_the_noise_is_open(one, sweep):
     rows = sweep({"fused": {"2": 1.02}})
-    shaken = [
+    found = one([
         row | {"wall_s": row["wall_s"] * (1 + 0.05 * (row["repeat"] - 1))}
         if row["gamma"] == "2" else row
         for row in rows
-    ]  # fmt: skip
-    found = one(shaken)
+    ])  # fmt: skip
     assert (found.verdict, support(found)) == (OPEN, "weakly supported")
     assert "holds 1×" in belief(found)
 
@@ -133,7 +249,7 @@ def test_one_repeat_is_never_well_supported(one, sweep):
 def test_three_repeats_of_enough_samples_without_a_fault_are_well_supported(one, sweep):
     rows = sweep({"fused": {"2": 1.5}}, implementation="cuda", device_name="a GPU")
     found = one(rows)
-    assert belief(found).startswith("Well supported: 3 repeats")
+    assert belief(found).startswith("Well supported: 3 repeats of 8 batches")
 
 
 @pytest.mark.parametrize(("changed", "doubt"), [
@@ -212,6 +328,20 @@ def test_the_drafts_of_one_target_compete_across_files(write_run, sweep):
     (found,) = recommend(withins)
     assert found.best.line["pair"] == "big/tiny"
     assert found.equal == []
+
+
+@pytest.mark.parametrize(("noise", "equal"), [(0.005, False), (0.1, True)])
+def test_drafts_of_two_files_are_told_apart_by_the_noise_of_both(write_run, sweep, noise, equal):
+    withins = [
+        within(read_run(write_run(shaken(sweep({"fused": {"2": gain}}, **about), level), run_id)))
+        for gain, level, about, run_id in [
+            (1.5, noise, {"pair": "big/small", "target": "big"}, "aaaaaaaa"),
+            (1.6, 0.005, {"pair": "big/tiny", "target": "big"}, "bbbbbbbb"),
+        ]
+    ]  # fmt: skip
+    (found,) = recommend(withins)
+    assert found.best.line["pair"] == "big/tiny"
+    assert bool(found.equal) == equal
 
 
 def test_the_prediction_is_the_theorem_s(one, sweep):

@@ -133,6 +133,31 @@ def test_compare_shows_the_changes(comparison_of, demo):
     assert line_with(text, "sigmoid").split()[-1] == "-0.300"
 
 
+def metered(rows):
+    """Batches of 20 s, long enough for any counter: 5 J a token where something drafts, else 8 J."""
+    return [
+        r | {"energy_j": 50.0 if r["gamma"] != "0" else 80.0, "batch_wall_s": 20.0, "wall_s": 20.0}
+        for r in rows
+    ]
+
+
+def test_energy_per_token_is_in_compare_where_it_was_measured(comparison_of, main_table, demo):
+    rows = metered(demo())
+    text = comparison_of(rows)
+    assert "J/token" in text
+    assert line_with(text, "fused", "0.500").split()[-3:] == ["5.00", "0.500", "+0.000"]
+    assert line_with(text, "baseline", "8.00")
+    least = "energy of the whole GPU is least with baseline at γ = 2: 5.00 J a token, plain"
+    assert least in words_of(text)
+    assert "J/token" not in main_table(rows), "which is as wide as it can be"
+    assert least in words_of(main_table(rows))
+    some = [row if row["method"] == "fused" else row | {"energy_j": None} for row in rows]
+    assert line_with(comparison_of(some), "sigmoid").split()[-3] == "–"
+    for show in (comparison_of, main_table):
+        assert "energy" not in show(demo())
+        assert "J/token" not in show(demo())
+
+
 def test_without_baseline_the_table_has_no_delta(comparison_of, row):
     text = comparison_of([row(), row(method="block")])
     assert "Δ " not in text.replace("no Δ", "")

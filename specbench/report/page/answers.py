@@ -9,6 +9,7 @@ import pandas as pd
 
 from specbench.report import micro_captions
 from specbench.report.candidates import Candidate
+from specbench.report.interval import ADVICE_LEVEL
 from specbench.report.micro import Bench
 from specbench.report.recommend import Recommendation
 from specbench.report.recommend_text import (
@@ -88,7 +89,11 @@ def _flags(found: Recommendation) -> list[str]:
 
 def _numbers(best: Candidate, found: Recommendation) -> list[Number]:
     line, plain = best.line, found.plain_tokens_per_s
-    spread = f"{between(best.speedup)} (95 %)" if best.speedup.known else "no interval"
+    spread = (
+        f"{between(best.speedup)} ({100 * ADVICE_LEVEL:g} %)"
+        if best.speedup.known
+        else "no interval"
+    )
     share = percent(line["verify_share"])
     numbers = [
         Number("speed-up, end to end", times(best.speedup.value), spread),
