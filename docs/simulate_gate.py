@@ -69,6 +69,15 @@ class Machine:
     hiccup: float = 0.005
 
 
+PROCESSES = Machine(place=0.005)
+"""Processes of one build on an H100: from turn to turn of `run --against` the ratios of the verify step to
+`baseline` differed by 0.7 % (the median of 20 standard deviations, of methods, tasks and builds:
+results/reference/turns-*.parquet)."""
+
+TURNS = Machine(place=0.0, case_repeat=math.hypot(0.005, 0.002))
+"""The same where each repeat is a process."""
+
+
 @dataclass(frozen=True)
 class Design:
     """What is run.
@@ -238,6 +247,8 @@ def alarms(comparisons: int, jobs: int) -> None:
         "A/A, 5 repeats, other random numbers": Design(same_luck=False),
         "A/A, 5 repeats, twice the noise": Design(machine=worse),
         "A/A, 5 repeats, places 1 % apart": Design(machine=Machine(place=0.01)),
+        "A/A, 5 repeats, an H100's processes": Design(machine=PROCESSES),
+        "A/A, 5 repeats, an H100's processes, in turns": Design(machine=TURNS),
     }.items():
         found = many(design, comparisons, jobs)
         failed = sum(one.decision == FAILED for one in found)
@@ -254,6 +265,15 @@ def power(comparisons: int, jobs: int) -> None:
             tell(
                 f"{repeats} repeats, {slowdown:+.0%}: caught {interval(caught, comparisons)}; "
                 f"another figure blamed in {blamed}"
+            )
+    for name, machine in {"in two processes": PROCESSES, "in turns": TURNS}.items():
+        for repeats in (5, 8, 10):
+            found = many(Design(repeats=repeats, slowdown=0.05, machine=machine), comparisons, jobs)
+            caught = sum(one.caught for one in found)
+            blamed = sum(one.others > 0 for one in found)
+            tell(
+                f"an H100's processes, {name}, {repeats} repeats, +5 %: caught "
+                f"{interval(caught, comparisons)}; another figure blamed in {blamed}"
             )
 
 

@@ -182,7 +182,7 @@ class TestWorkflow:
         script = workspace / "step.sh"
         script.write_text(STEPS[name]["run"])
         surroundings = {
-            **os.environ, "OUT": "../out", "STORE": f"{workspace}/store", "REPEATS": "5", "STRICT": "",
+            **os.environ, "OUT": "../out", "STORE": f"{workspace}/store", "REPEATS": "8", "STRICT": "",
             "CALLS": f"{workspace}/calls", "GITHUB_STEP_SUMMARY": f"{workspace}/summary",
             "GITHUB_OUTPUT": f"{workspace}/output", **environment,
         }  # fmt: skip
