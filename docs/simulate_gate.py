@@ -70,8 +70,8 @@ class Machine:
 
 
 PROCESSES = Machine(place=0.005)
-"""Processes of one build on an H100: from turn to turn of `run --against` the ratios of the verify step to
-`baseline` differed by 0.7 % (the median of 20 standard deviations, of methods, tasks and builds:
+"""Processes of one build on an H100: from turn to turn of `run --against` the ratios of the verify step
+to `baseline` differed by 0.7 % (the median of 20 standard deviations, of methods, tasks and builds:
 results/reference/turns-*.parquet)."""
 
 TURNS = Machine(place=0.0, case_repeat=math.hypot(0.005, 0.002))
