@@ -55,6 +55,19 @@ def not_run(outcome: Outcome) -> Row:
     return {"status": "failed", "error": f"{NOT_RUN}: {outcome.lost}"}
 
 
+class Once:
+    """Tells each notice a single time."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk, self._told = talk, set[str]()
+
+    def __call__(self, notice: str) -> None:
+        """Passes it on, unless it was told before."""
+        if notice not in self._told:
+            self._told.add(notice)
+            self._talk.notice(notice)
+
+
 def as_notice(error: Exception) -> str:
     """An error as a notice has it."""
     return error.message if isinstance(error, SpecbenchError) else repr(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,6 +15,7 @@ from specbench.engine.likelihood import sigmoid_law_variation
 from specbench.engine.model import CausalModel
 from specbench.engine.native import NativeEngine
 from specbench.engine.suppression import Suppression
+from specbench.outcome import as_notice
 from specbench.pairs import Pair
 from specbench.rows import Row, counts, quality, times
 from specbench.sampling.policy import make_policy
@@ -22,6 +23,7 @@ from specbench.sampling.registry import get_method
 from specbench.scenario import Case
 from specbench.tasks.base import JudgedTask, Sample, Score, Task
 from specbench.tasks.fluency import distinct, repetition
+from specbench.telemetry.lost import lost_reason
 from specbench.telemetry.spans import Spans
 from specbench.texts import find_answer
 
@@ -38,6 +40,7 @@ class Outputs:
     Attributes:
         models: target and draft; `suppression`: the tokens that these never write, if there are any.
         tasks, samples: of the pair's cases, by the task's name.
+        tell: takes a notice for the user.
     """
 
     pair: Pair
@@ -45,6 +48,7 @@ class Outputs:
     suppression: Suppression | None
     tasks: Mapping[str, Task]
     samples: Mapping[str, Sequence[Sample]]
+    tell: Callable[[str], None]
 
     def row(
         self,
@@ -60,18 +64,17 @@ class Outputs:
         """A sequence's counts, times, text and score; or why it failed."""
         if generation.error:
             return {"status": "failed", "error": generation.error}
-        text, answer_tokens, score = self._answer(case, request, generation, sample)
-        return (
-            counts(request, generation)
-            | times(generation, spans, sequence)
-            | quality(score)
-            | {
-                "status": "ok",
-                "hypothesis": text,
-                "answer_tokens": answer_tokens,
-            }
-            | self._reads(engine, case, decoding, request, generation, answer_tokens)
-        )
+        measured = counts(request, generation) | times(generation, spans, sequence)
+        measured["status"] = "ok"
+        try:
+            text, answer_tokens, score = self._answer(case, request, generation, sample)
+            measured |= {"hypothesis": text, "answer_tokens": answer_tokens} | quality(score)
+            measured |= self._reads(engine, case, decoding, request, generation, answer_tokens)
+        except Exception as error:  # what was measured stands
+            if lost_reason(error):
+                raise
+            self.tell(f"not scored: {as_notice(error)}")
+        return measured
 
     def _reads(
         self,
@@ -92,7 +95,7 @@ class Outputs:
             "distinct_1": distinct(tokens, 1),
             "distinct_2": distinct(tokens, 2),
         }
-        with suppress(torch.OutOfMemoryError):  # what was measured stands
+        with suppress(torch.OutOfMemoryError):  # it takes more than decoding did
             found["target_logprob"] = engine.log_probability(request, answer)
             if get_method(case.method).rule == "sigmoid" and make_policy(case.gamma).limit:
                 found["law_tv"] = sigmoid_law_variation(
@@ -124,7 +127,7 @@ class Outputs:
         task = self.tasks[rows[0]["task"]] if rows else None
         if isinstance(task, JudgedTask):
             samples = {sample.sample_id: sample for sample in self.samples[task.name]}
-            fine = [row for row in rows if row["status"] == "ok"]
+            fine = [row for row in rows if row["status"] == "ok" and "hypothesis" in row]
             answers = [(row["hypothesis"], samples[row["sample_id"]]) for row in fine]
             for row, score in zip(fine, task.score_all(answers), strict=True):
                 row |= quality(score)

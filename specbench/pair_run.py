@@ -20,7 +20,7 @@ from specbench.engine.observer import Observer
 from specbench.engine.speech import FRAME_S, SpeechModel
 from specbench.engine.suppression import Suppression
 from specbench.errors import InputError
-from specbench.outcome import NOT_RUN, Outcome, Talk, as_notice, not_run
+from specbench.outcome import NOT_RUN, Once, Outcome, Talk, as_notice, not_run
 from specbench.outputs import Engine, Outputs
 from specbench.pairs import Pair, with_chat_template
 from specbench.planning import Plan, resolve_execution
@@ -82,8 +82,12 @@ class PairRun:
             Suppression(*pair.suppressed, self.models[0].vocab_size, todo.device)
             if any(pair.suppressed) else None
         )  # fmt: skip
-        self.outputs = Outputs(pair, self.models, suppression, self.tasks, self.samples)
-        self.told: set[str] = set()
+        self.warm: set[tuple[Any, ...]] = set()
+        """Blocks whose cases have all run once."""
+        self._tell_once = Once(talk)
+        self.outputs = Outputs(
+            pair, self.models, suppression, self.tasks, self.samples, self._tell_once
+        )
 
     def _prepare(self, name: str) -> list[Sample]:
         """The samples, their documents short enough, each as often as it is to be completed."""
@@ -150,31 +154,39 @@ class PairRun:
 
     def _run_block(self, block: list[Case], repeat: int) -> None:
         policies = {case.case_id: make_policy(case.gamma) for case in block}
-        if self.outcome.lost is None:
-            self._get_ready(block, repeat)
+        if self.outcome.lost is None and not self._is_block_finished(block, repeat):
+            self._get_ready(block)
         for index, batch in enumerate(self._batches(block[0])):
             rows: list[Row] = []
             try:
                 for case in block if (index + repeat) % 2 == 0 else block[::-1]:
                     if not self._is_finished(case, repeat, batch):
-                        rows += self._run_batch(case, policies[case.case_id], repeat, index, batch)
+                        policy = policies[case.case_id]
+                        rows += self._run_batch(case, policy, repeat, index, batch, block)
                     self.talk.advance(len(batch), f"{case.method} γ={case.gamma}")
             finally:
                 self.writer.write(self.outputs.judged(rows))
 
-    def _get_ready(self, block: list[Case], repeat: int) -> None:
+    def _get_ready(self, block: list[Case]) -> None:
         try:
             self.engine = self._engine(block[0].engine)
             self._reserve(block)
-            if repeat == self.todo.scenario.first_repeat:
+            if (key := _block_key(block[0])) not in self.warm:  # not by a run that was cut off
                 self.talk.stage("warming up")
                 self._warm_up(block)
+                self.warm.add(key)
         except Exception as error:
             if not self._loses_gpu(error, "making room"):
                 raise
 
     def _run_batch(
-        self, case: Case, policy: GammaPolicy, repeat: int, index: int, batch: Sequence[Sample]
+        self,
+        case: Case,
+        policy: GammaPolicy,
+        repeat: int,
+        index: int,
+        batch: Sequence[Sample],
+        block: Sequence[Case],
     ) -> list[Row]:
         rows = [self._base_row(case, repeat, index, sample) for sample in batch]
         if self.outcome.lost is not None:
@@ -185,6 +197,7 @@ class PairRun:
         try:
             self._reset_peak_memory()
             requests = [self._request(case, sample, repeat) for sample in batch]
+            self.nvml.begin()
             with uncollected():
                 generations = self._decode(case, policy, requests)
             self._tell_refusals()
@@ -195,19 +208,22 @@ class PairRun:
                     self.engine, case, decoding, requests[i], generations[i], batch[i], spans, i
                 )
         except Exception as error:  # whatever a method of another package or a model may raise
-            failure = failure_row(error)
+            failure, is_refused = failure_row(error), isinstance(error, InputError)
             self._loses_gpu(error, _name(case))
         if failure is not None:  # here, where the error no longer holds the memory of what failed
-            self._release(case)
+            if not is_refused:  # what is refused has touched nothing
+                self._make_room_again(case, block)
             rows = [self._base_row(case, repeat, index, sample) | failure for sample in batch]
         self._count(case, rows)
         return rows
 
-    def _release(self, case: Case) -> None:
-        """Where the GPU is lost there is nothing to give back, and asking fails once more."""
+    def _make_room_again(self, case: Case, block: Sequence[Case]) -> None:
+        """After a failure, for all cases that come at once. Where the GPU is lost there is nothing to
+        give back, and asking fails once more."""
         try:
             if self.outcome.lost is None:
                 self.engine.release()
+                self._reserve(block)
         except Exception as error:
             if not self._loses_gpu(error, _name(case)):
                 raise
@@ -223,11 +239,6 @@ class PairRun:
     def _tell_refusals(self) -> None:
         for refusal in self.engine.refusals:
             self._tell_once(refusal)
-
-    def _tell_once(self, notice: str) -> None:
-        if notice not in self.told:
-            self.told.add(notice)
-            self.talk.notice(notice)
 
     def _decode(
         self,
@@ -285,6 +296,12 @@ class PairRun:
         size = len(samples) if case.refill else case.batch_size
         for first in range(0, len(samples), size):
             yield samples[first : first + size]
+
+    def _is_block_finished(self, block: Sequence[Case], repeat: int) -> bool:
+        return all(
+            self._is_finished(case, repeat, batch)
+            for case in block for batch in self._batches(case)
+        )  # fmt: skip
 
     def _is_finished(self, case: Case, repeat: int, batch: Sequence[Sample]) -> bool:
         """A γ policy carries its state from sample to sample: its repeat is done as a whole."""

@@ -19,7 +19,7 @@ from specbench.pair_run import PairRun
 from specbench.pairs import load_pair
 from specbench.planning import Plan
 from specbench.report.writer import RunWriter
-from specbench.rows import case_row, skipped_row
+from specbench.rows import Row, case_row, failure_row, skipped_row
 from specbench.scenario import Case
 from specbench.telemetry.lost import lost_reason
 
@@ -72,14 +72,17 @@ def _run_pairs(
 
     last: PairRun | None = None
     for group in groups:
-        last = None  # its memory is the next one's
+        last, failure = None, None  # its memory is the next one's
         try:
             last = loaded(group) if outcome.lost is None else None
         except Exception as error:
             if not outcome.loses_gpu(error, f"loading {group[0].pair}"):
-                raise
+                if len(groups) == 1:  # nothing else can be done
+                    raise
+                failure = failure_row(error)
+                outcome.errors.append(f"{group[0].pair} cannot be loaded: {as_notice(error)}")
         if last is None:
-            _leave_out(todo, group, writer, outcome)
+            _leave_out(todo, group, writer, outcome, failure or not_run(outcome))
         else:
             last.run()
     for group in reversed(groups if outcome.lost is None else []):  # the last one is there already
@@ -97,8 +100,10 @@ def _run_pairs(
             talk.notice(f"no profile of {group[0].pair}: {as_notice(error)}")
 
 
-def _leave_out(todo: Plan, group: list[Case], writer: RunWriter, outcome: Outcome) -> None:
-    """Of a pair that the GPU was lost for, a failed row for each case."""
-    failure = not_run(outcome) | {"repeat": 0}
-    writer.write([case_row(todo, writer.run_id, case) | failure for case in group])
+def _leave_out(
+    todo: Plan, group: list[Case], writer: RunWriter, outcome: Outcome, failure: Row
+) -> None:
+    """Of a pair that cannot be loaded, or that the GPU was lost for, a failed row for each case."""
+    row = failure | {"repeat": 0}
+    writer.write([case_row(todo, writer.run_id, case) | row for case in group])
     outcome.failed += len(group)

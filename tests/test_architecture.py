@@ -41,7 +41,9 @@ ALLOWED = {
     "rows": {"planning", "scenario", "tasks", "engine", "sampling", "telemetry"},
     "profiling": {"planning", "rows", "scenario", "sampling", "telemetry", "report"},
     "outcome": {"rows", "telemetry"},
-    "outputs": {"rows", "scenario", "pairs", "tasks", "engine", "sampling", "telemetry", "texts"},
+    "outputs": {
+        "outcome", "rows", "scenario", "pairs", "tasks", "engine", "sampling", "telemetry", "texts",
+    },
     "pair_run": {
         "planning", "rows", "outcome", "outputs", "profiling", "scenario", "pairs", "tasks", "engine",
         "sampling", "telemetry", "report", "texts",

@@ -623,8 +623,8 @@ class TestFailures:
         assert pd.notna(row["sample_id"])
         assert pd.notna(row["reference"])
 
-    def test_a_failure_while_scoring_leaves_no_half_row(self, run, monkeypatch):
-        """The first sequence of the batch had its figures already."""
+    def test_a_failure_while_scoring_leaves_what_was_measured(self, run, monkeypatch):
+        """The times of the batch are no worse for it, nor is the other sequence's score."""
         scored = []
 
         def score(self, text, sample):
@@ -635,8 +635,50 @@ class TestFailures:
 
         monkeypatch.setattr(Summarization, "score", score)
         ran = run(batch_size=2)
-        assert set(ran.rows["status"]) == {"failed"}
-        assert ran.rows[["new_tokens", "metric_value", "wall_s"]].isna().all(axis=None)
+        assert set(ran.rows["status"]) == {"ok"}
+        assert ran.rows[["new_tokens", "wall_s"]].notna().all(axis=None)
+        assert ran.rows["metric_value"].isna().tolist() == [False, True]
+        assert ran.talk.notices.count("not scored: ValueError('no words')") == 1
+
+    def test_an_error_under_the_target_leaves_what_was_measured(self, run, monkeypatch):
+        def full(self, request, new_tokens):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        monkeypatch.setattr(NativeEngine, "log_probability", full)
+        ran = run()
+        assert set(ran.rows["status"]) == {"ok"}
+        assert ran.rows["target_logprob"].isna().all()
+        assert ran.rows["metric_value"].notna().all()
+
+    def test_a_case_that_fails_costs_the_others_no_room(self, run, add_method, monkeypatch):
+        """Room is made once more for all of them, not case by case as they come."""
+        made, reserve = [], NativeEngine.reserve
+
+        def spy(self, size, tokens, most_drafts):
+            before = self._workspace
+            room = reserve(self, size, tokens, most_drafts)
+            made.append(room is not before)
+            return room
+
+        def law(step):
+            raise ValueError("never")
+
+        add_method("broken", law)
+        monkeypatch.setattr(NativeEngine, "reserve", spy)
+        ran = run(method="broken,fused", gamma="1,2,3", samples=4)
+        assert (ran.rows["status"] == "ok").sum() == 12
+        assert sum(made) <= 1 + 12
+
+    def test_finished_blocks_are_not_made_ready_again(self, run_in, tmp_path, calls):
+        fields = {"repeats": 2, "warmup": 1, "temperature": "0.5,1"}
+        calls.fail_at[7] = KeyboardInterrupt()  # of 2 warm-ups, 4 in the first repeat, 4 in the second
+        first = run_in(tmp_path, **fields)
+        assert first.outcome.interrupted
+        calls.clear()
+        calls.fail_at = {}
+        again = run_in(tmp_path, resume=first.run_id, **fields)
+        assert len(calls) == 8 - 5 + 2, "what is left, and a warm-up of each temperature that is"
+        assert (again.rows["status"] == "ok").sum() == 8
 
     @pytest.mark.parametrize("gamma", ["0", "3"])
     def test_a_model_whose_logits_are_no_numbers(self, run, monkeypatch, gamma):

@@ -284,8 +284,8 @@ def _execute(todo: Plan, writer: RunWriter, talk: Console) -> None:
             talk.print(f"stopped: {_resume(writer)} goes on", markup=False, soft_wrap=True)
         raise
     path = writer.finish(complete=not outcome.interrupted and outcome.lost is None)
-    if path is not None and outcome.ok:
-        render_run(read_run(path))
+    if path is not None and (run := read_run(path)).rows["status"].eq("ok").any():
+        render_run(run)
     _report(outcome, path, _resume(writer), talk)
 
 

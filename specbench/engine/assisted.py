@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -169,16 +170,19 @@ class StandIn:
         config.do_sample = True
         seed = self._listener.begin(target.device)
         self._seeds = torch.tensor([seed], device=target.device)
-        draft = drafter.get_candidates
+        # Held weakly: a drafter that held itself would wait for the garbage collector with its cache.
+        draft, weakly = type(drafter).get_candidates, weakref.ref(drafter)
         told = partial(_told_the_temperature, drafter.assistant_model, config.temperature)
         quiet = nullcontext if self._greedy else told
 
         @wraps(draft)
         def get_candidates(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
             self._step_begins()
-            drafter.num_assistant_tokens = min(int(drafter.num_assistant_tokens), MAX_GAMMA)
+            own = weakly()
+            assert own is not None  # its own method is being called
+            own.num_assistant_tokens = min(int(own.num_assistant_tokens), MAX_GAMMA)
             with quiet():
-                tokens, logits = draft(*args, **kwargs)
+                tokens, logits = draft(own, *args, **kwargs)
             self.has_drafts = True
             self._watch.mark("draft")
             # None where the length leaves no room for a draft; the loop would decide by itself.

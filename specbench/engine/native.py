@@ -190,8 +190,7 @@ class NativeEngine:
         else:  # one by one, and the others wait meanwhile
             for slot in seated:
                 rows = slice(slot, slot + 1)
-                room.clear(rows)
-                pieces += steps.prefilling(rows, batch.held[slot] - 1)
+                pieces += [steps.clearing(rows), *steps.prefilling(rows, batch.held[slot] - 1)]
         if steps.rehearse(pieces):
             watch.mark("capture")
         watch.ready()

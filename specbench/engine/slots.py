@@ -163,8 +163,8 @@ class Slots:
         self.lengths.add_(number)
         broken = tokens.gather(1, counts[:, None])[:, 0] < 0
         state = torch.where(self.lengths >= self.limits, LENGTH, RUNNING)
-        state = torch.where(ends.any(1), EOS, state)
         state = torch.where(broken, BROKEN, state)
+        state = torch.where(ends.any(1), EOS, state)  # of a text that has ended no row is asked
         self.running.logical_and_(state == RUNNING)
         accepted = torch.minimum(counts, number)
         facts = torch.stack([offered, accepted, number, state], 1)

@@ -28,10 +28,22 @@ class SpeechCache(RaggedCache):
 
     def __init__(self, size: int, capacity: int, layers: int) -> None:
         super().__init__(size, capacity)
-        self._heard = _Heard(self, layers)
-        self.both = EncoderDecoderCache(self, self._heard)
-        """As transformers wants it."""
-        self.listen(False)
+        self._heard = _Heard(layers)
+        self._listens = False
+
+    @property
+    def both(self) -> EncoderDecoderCache:
+        """As transformers wants it; made anew for each forward. Kept, it would hold this cache and be
+        held by it, so that their memory would wait for the garbage collector."""
+        pair = EncoderDecoderCache(self, self._heard)
+        pair.is_updated = dict.fromkeys(range(len(self._heard)), not self._listens)
+        return pair
+
+    def place(self, positions: Tensor, window: int, rows: slice | None = None) -> None:
+        """See `RaggedCache.place`."""
+        super().place(positions, window, rows)
+        for layer in self._heard.layers:
+            layer.rows = rows
 
     @property
     def allocated_bytes(self) -> int:
@@ -50,14 +62,14 @@ class SpeechCache(RaggedCache):
 
     def listen(self, now: bool) -> None:
         """Whether the next forwards keep an encoder's output, or attend to what was kept of one."""
-        self.both.is_updated = dict.fromkeys(range(len(self._heard)), not now)
+        self._listens = now
 
 
 class _Heard(Cache):  # type: ignore[misc]
     """The side of a `SpeechCache` that transformers calls its cross-attention cache."""
 
-    def __init__(self, cache: RaggedCache, layers: int) -> None:
-        super().__init__(layers=[_Layer(cache) for _ in range(layers)])
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[_Layer() for _ in range(layers)])
 
     @property
     def allocated_bytes(self) -> int:
@@ -73,10 +85,10 @@ class _Heard(Cache):  # type: ignore[misc]
 
 
 class _Layer:
-    """What one layer has heard, (B, H, S, D) each."""
+    """What one layer has heard, (B, H, S, D) each; `rows`: of which sequences the next forward asks."""
 
-    def __init__(self, cache: RaggedCache) -> None:
-        self._cache = cache
+    def __init__(self) -> None:
+        self.rows: slice | None = None
         self.memory: list[Tensor] = []
 
     @property
@@ -93,7 +105,7 @@ class _Layer:
         return self.keys, self.values
 
     def _rows(self, memory: Tensor) -> Tensor:
-        return memory if self._cache.rows is None else memory[self._cache.rows]
+        return memory if self.rows is None else memory[self.rows]
 
 
 class SpeechModel(CausalModel):

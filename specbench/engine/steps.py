@@ -176,7 +176,7 @@ class Steps:
         """What these slots, in ascending order, are to hear: as many at once as memory is meant for."""
         return [
             Piece(
-                ("hear", rows.stop - rows.start, self._execution.attention),
+                ("hear", rows.stop - rows.start, self._execution.attention, self._plain),
                 partial(
                     self._hear, rows, [features[slot] for slot in range(rows.start, rows.stop)]
                 ),
@@ -194,6 +194,10 @@ class Steps:
             key = ("prefill", count, start, fed, self._execution.attention, self._plain)
             pieces.append(Piece(key, partial(self._prefill, rows, count, start, fed)))
         return pieces
+
+    def clearing(self, rows: slice) -> Piece:
+        """Forgets, in the caches that the steps use, who had these slots before."""
+        return Piece(None, partial(self._clear, rows))
 
     def rehearse(self, pieces: Sequence[Piece]) -> bool:
         """Runs pieces once for nothing if a GPU meets a shape among them; returns whether it did.
@@ -233,6 +237,10 @@ class Steps:
             if model.encoder is not last:
                 heard, last = model.encode(together, attention), model.encoder
             model.listen(heard, side.cache, rows, attention)
+
+    def _clear(self, rows: slice) -> None:
+        for side in self._sides():
+            side.cache.clear(rows)
 
     def _prefill(self, rows: slice | None, count: int, start: int, width: int) -> None:
         tokens, positions = self._slots.prompts(start, width, rows or slice(None))

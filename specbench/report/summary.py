@@ -226,9 +226,10 @@ def _latency(ok: Columns, batches: _Batches) -> dict[str, float]:
 def _energy(ok: Columns, batches: _Batches) -> float:
     """Joules per new token, over the batches whose energy was read.
 
-    The counter moves once a period, whenever a batch begins: each batch is off by up to a period's
-    energy at either end, independently of the others, so that over n of them the error grows as √n and
-    the energy as their time. One batch wants ten periods, n want 10·√n: 10 % at most, as with one.
+    The counter moves once a period and so tells, on average, of a moment half a period ago: a batch after
+    a pause lacks up to half a period's energy, each of n the same way. Besides, each is off by up to half
+    a period at either end, by luck: as √n. Asked is that both together stay under 10 % of the time:
+    (n + √n)/2 periods under a tenth of it, ten periods for a single batch.
     """
     joules = np.where(np.isnan(ok["energy_j"]), ok["energy_coarse_j"], ok["energy_j"])
     told = ~np.isnan(joules)
@@ -237,7 +238,8 @@ def _energy(ok: Columns, batches: _Batches) -> float:
         return stats.NAN
     periods = ok["energy_period_s"][told]
     period_s = USUAL_PERIOD_S if np.isnan(periods).all() else float(np.nanmax(periods))
-    if batches.wall_s[read].sum() < ENERGY_PERIODS * period_s * np.sqrt(len(read)):
+    unknown_s = (len(read) + np.sqrt(len(read))) / 2 * period_s
+    if batches.wall_s[read].sum() < ENERGY_PERIODS * unknown_s:
         return stats.NAN
     tokens = ok["new_tokens"][told].sum()
     return float(joules[told].sum() / tokens) if tokens else stats.NAN

@@ -63,7 +63,8 @@ class EnergyCounter:
         return self._period_s is None and len(self._readings) < MOST_READINGS
 
     def columns(self, t0: float, t1: float) -> dict[str, Any]:
-        """The columns `energy_*` of a window; null if the readings do not reach so far.
+        """The columns `energy_*` of a window; null if the readings do not reach so far. `energy_period_s`
+        is how well its ends are known: the counter's period, or how far from them the next reading is.
 
         Args:
             t0, t1: `time.perf_counter()` at both ends.
@@ -71,9 +72,11 @@ class EnergyCounter:
         known: dict[str, Any] = dict.fromkeys(("energy_j", "energy_coarse_j", "energy_period_s"))
         if not self._readings:
             return known
-        period_s = self._period_s or USUAL_PERIOD_S
-        name = "energy_j" if t1 - t0 >= PERIODS * period_s else "energy_coarse_j"
         recent = self._readings[max(bisect_left(self._readings, (t0,)) - 1, 0) :]
+        # Between two readings power is taken to be even, which it is not where work begins or ends.
+        away_s = [min(abs(t - end) for t, _ in recent) for end in (t0, t1)]
+        period_s = max(self._period_s or USUAL_PERIOD_S, *away_s)
+        name = "energy_j" if t1 - t0 >= PERIODS * period_s else "energy_coarse_j"
         return known | {name: energy_j(recent, t0, t1), "energy_period_s": period_s}
 
 

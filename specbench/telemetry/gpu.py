@@ -58,7 +58,7 @@ class Gpu:
             return getattr(self.nvml, name)(self.handle, *arguments)
         except AttributeError as error:
             self.refused.setdefault(name, f"not in this nvidia-ml-py: {error}")
-        except self.nvml.NVMLError as error:
+        except Exception as error:  # NVMLError, or pynvml's own on an answer that it cannot decode
             self.refused.setdefault(name, str(error))
             if getattr(error, "value", None) == GPU_IS_LOST:
                 self.lost = str(error)
@@ -98,7 +98,7 @@ class Gpu:
     def _name(self, pid: int) -> str | None:
         if pid not in self._names:
             query = getattr(self.nvml, "nvmlSystemGetProcessName", None)
-            name = quietly(self.nvml, lambda: query(pid)) if query else None
+            name = quietly(lambda: query(pid)) if query else None
             self._names[pid] = program(name)
         return self._names[pid]
 
@@ -109,17 +109,17 @@ def own_slice(nvml: Any, handle: Any) -> Any:
     The whole GPU's counters have the other slices' work in them. A slice tells its memory and little
     else.
     """
-    mode = quietly(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle))
+    mode = quietly(lambda: nvml.nvmlDeviceGetMigMode(handle))
     if mode is None or not mode[0]:  # (current, pending); a slice's own handle has none
         return handle
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if named.startswith("MIG-"):
-        found = quietly(nvml, lambda: nvml.nvmlDeviceGetHandleByUUID(named))
+        found = quietly(lambda: nvml.nvmlDeviceGetHandleByUUID(named))
         if found is not None:
             return found
-    most = quietly(nvml, lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
+    most = quietly(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0
     ask = nvml.nvmlDeviceGetMigDeviceHandleByIndex
-    slices = [quietly(nvml, partial(ask, handle, place)) for place in range(most)]
+    slices = [quietly(partial(ask, handle, place)) for place in range(most)]
     there = [one for one in slices if one is not None]
     if len(there) == 1:
         return there[0]
@@ -129,9 +129,10 @@ def own_slice(nvml: Any, handle: Any) -> Any:
     )
 
 
-def quietly(nvml: Any, query: Callable[[], Any]) -> Any:
-    """The answer, or None where the GPU, its driver or this pynvml has none."""
+def quietly(query: Callable[[], Any]) -> Any:
+    """The answer, or None where the GPU, its driver or this pynvml has none, or none that it can decode:
+    no telemetry is worth a run."""
     try:
         return query()
-    except (nvml.NVMLError, AttributeError):
+    except Exception:
         return None

@@ -16,6 +16,9 @@ CODES = {
 """`cudaError_t` and `CUresult` number them alike. Of most of these CUDA's documentation says that the
 process must be relaunched."""
 
+SAID_BY = ("cuda error", "cuda driver error", "triton error [cuda]")
+"""So the messages of errors without a code begin."""
+
 WORDS = (
     "illegal memory access", "launch timed out", "device-side assert", "hardware stack error",
     "illegal instruction", "misaligned address", "address space", "invalid program counter",
@@ -44,4 +47,6 @@ def _sticks(error: BaseException) -> bool:
     if known := [code for code in codes if isinstance(code, int)]:
         return any(code in CODES for code in known)
     text = str(error).lower()
-    return "cuda" in text and any(word in text for word in WORDS)
+    # A compiler's message may speak of CUDA and of address spaces too; the method alone is broken then.
+    is_drivers = isinstance(error, RuntimeError) and text.startswith(SAID_BY)
+    return is_drivers and any(word in text for word in WORDS)

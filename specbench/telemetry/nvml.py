@@ -145,7 +145,13 @@ class NvmlSampler:
             self._take(at_end=True, look=True)
         finally:
             self._thread, self._gpu = None, None
-            quietly(self._nvml, self._nvml.nvmlShutdown)
+            quietly(self._nvml.nvmlShutdown)
+
+    def begin(self) -> None:
+        """Reads the energy counter before a window, which then knows its start as well as its end."""
+        with self._lock:
+            if self._gpu is not None and not self._gpu.lost:
+                self._energy.take(at_once=True)
 
     def window(self, t0: float, t1: float) -> dict[str, Any]:
         """The columns `nvml_*`, `energy_*`, `throttle_reasons` and `foreign_processes` of a row.
@@ -236,7 +242,7 @@ def _opened(device: int | str | None, nvml: Any) -> Iterator[tuple[Any, Any]]:
     try:
         yield nvml, handle
     finally:
-        quietly(nvml, nvml.nvmlShutdown)
+        quietly(nvml.nvmlShutdown)
 
 
 def _open(device: int | str | None, nvml: Any) -> tuple[Any, Any]:
@@ -254,7 +260,7 @@ def _open(device: int | str | None, nvml: Any) -> tuple[Any, Any]:
     try:
         return nvml, _find(nvml, device)
     except BaseException:
-        quietly(nvml, nvml.nvmlShutdown)
+        quietly(nvml.nvmlShutdown)
         raise
 
 
@@ -307,7 +313,7 @@ def _events(samples: list[Sample]) -> list[str] | None:
 
 def _describe(nvml: Any, handle: Any) -> dict[str, Any]:
     def ask(name: str, *arguments: Any) -> Any:
-        return quietly(nvml, lambda: getattr(nvml, name)(*arguments))
+        return quietly(lambda: getattr(nvml, name)(*arguments))
 
     memory = ask("nvmlDeviceGetMemoryInfo", handle)
     cuda = ask("nvmlSystemGetCudaDriverVersion")

@@ -94,7 +94,8 @@ class _Span:
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Nothing is garbage-collected meanwhile: after torch.compile a collection stops the host for more
-    than half a second (H100 machine), as long as eighty steps. What is due is done afterwards."""
+    than half a second (H100 machine), as long as eighty steps. The engines leave no
+    cycles that hold memory of a GPU's."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -252,14 +252,23 @@ class TestFailedCases:
         broken.mkdir()
         (broken / "config.json").write_text("{}")
         names = f"{tiny_pair.name},{broken}+{broken}"
-        assert main(["run", *small(pair=names)]) == 2
+        assert main(["run", *small(pair=names)]) == 5
         err = capsys.readouterr().err.splitlines()
         [path] = results(tmp_path)
-        assert len(read_run(path).rows) == 8
-        [run_id] = leftovers(tmp_path)
-        assert any(f"--resume {run_id}" in line for line in err)
-        assert err[-2].startswith(f"error: {broken} cannot be loaded")
-        assert err[-1].startswith("hint: ")
+        status = read_run(path).rows["status"]
+        assert status.value_counts().to_dict() == {"ok": 8, "failed": 4}
+        assert any(line.startswith(f"failed: {broken}+{broken} cannot be loaded") for line in err)
+
+    def test_a_first_pair_that_cannot_be_loaded_does_not_keep_the_second_from_its_run(
+        self, tmp_path, small, tiny_pair
+    ):
+        broken = tmp_path / "broken"
+        broken.mkdir()
+        (broken / "config.json").write_text("{}")
+        names = f"{broken}+{broken},{tiny_pair.name}"
+        assert main(["run", *small(pair=names)]) == 5
+        [path] = results(tmp_path)
+        assert (read_run(path).rows["status"] == "ok").sum() == 8
 
     def test_a_run_that_never_began_leaves_nothing(self, capsys, tmp_path, small):
         broken = tmp_path / "broken"

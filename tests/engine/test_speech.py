@@ -1,6 +1,8 @@
 """Encoder-decoder models in the engine: what they hear, what they must not say, and the law of it all."""
 
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from specbench.engine.attention import PAD, SPLIT
 from specbench.engine.batch import Request
 from specbench.engine.decoding import COMPILED, EAGER, GRAPHS, Decoding, Execution
 from specbench.engine.native import NativeEngine
-from specbench.engine.speech import SpeechModel
+from specbench.engine.speech import SpeechCache, SpeechModel
 from specbench.engine.steps import Steps
 from specbench.engine.workspace import PREFILL_TOKENS
 from specbench.sampling.check import chi_square
@@ -261,3 +263,22 @@ def test_graphs_decode_as_the_eager_step(mode, gamma):
     for _ in range(2):
         captured = decode(engine, features, gamma, temperature=0.0, size=3, mode=mode)
         assert sum(a != b for a, b in zip(eager, captured, strict=True)) <= 1
+
+
+def test_a_dropped_workspace_gives_its_memory_back_at_once(pair):
+    """Not when the garbage collector comes: none does while a run is timed."""
+    engine = NativeEngine(*pair, [])
+    gc.collect()
+    gc.disable()
+    try:
+        decode(engine, audio(2))
+        room = engine._workspace
+        kept = [weakref.ref(cache) for cache in (room.target_cache, room.draft_cache)]
+        engine.release()
+        del room
+        assert [one() for one in kept] == [None, None]
+        before = sum(type(one) is SpeechCache for one in gc.get_objects())
+        engine.log_probability(requests(audio(1))[0], [4, 5])
+        assert sum(type(one) is SpeechCache for one in gc.get_objects()) == before
+    finally:
+        gc.enable()

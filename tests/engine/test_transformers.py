@@ -1,10 +1,12 @@
 """The engine that is transformers' own loop: what it says is the native engine's, or its law."""
 
+import gc
 import itertools
 
 import pytest
 import torch
 import transformers
+from transformers.cache_utils import DynamicCache
 from transformers.generation import utils
 from transformers.generation.candidate_generator import AssistedCandidateGenerator
 
@@ -527,3 +529,21 @@ def test_on_a_gpu_greedy_speech_and_its_times(method):
     assert spans.gpu_s > 0
     same = [a.tokens == b.tokens for a, b in zip(found, expected, strict=True)]
     assert sum(same) >= 2  # but for a tie within rounding
+
+
+def test_no_cache_of_an_ended_sequence_waits_for_the_garbage_collector(target, draft):
+    """None comes while a run is timed, and each would keep a draft cache."""
+
+    def caches():
+        return sum(type(one) is DynamicCache for one in gc.get_objects())
+
+    engine = TransformersEngine(target, draft, [])
+    gc.collect()
+    gc.disable()
+    try:
+        decode(engine)
+        before = caches()
+        decode(engine)
+        assert caches() == before
+    finally:
+        gc.enable()

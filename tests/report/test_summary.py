@@ -237,10 +237,11 @@ def test_a_phase_that_no_step_had_has_no_time(summary_of, row):
 
 
 class TestEnergy:
-    """Of batches of 0.5 s and 10 tokens, with a counter that moves every 0.1 s."""
+    """Of batches of 0.8 s and 10 tokens, with a counter that moves every 0.1 s."""
 
     def of(self, summary_of, row, count, **columns):
-        rows = [row(batch_index=i, energy_period_s=0.1, **columns) for i in range(count)]
+        batch = {"energy_period_s": 0.1, "batch_wall_s": 0.8} | columns
+        rows = [row(batch_index=i, **batch) for i in range(count)]
         return summary_of(rows)["fused", "2"]["j_per_token"]
 
     def test_of_batches_that_are_long_enough(self, summary_of, row):
@@ -248,14 +249,20 @@ class TestEnergy:
         assert self.of(summary_of, row, 1, **long) == 5
         assert self.of(summary_of, row, 7, **long) == 5
 
-    @pytest.mark.parametrize(("count", "found"), [(1, None), (3, None), (4, 3.0), (9, 3.0)])
+    @pytest.mark.parametrize(("count", "found"), [(1, None), (2, None), (3, 3.0), (9, 3.0)])
     def test_short_batches_are_pooled_once_there_are_enough(self, summary_of, row, count, found):
-        """n of them want 10·√n periods: 0.5 n ≥ √n from n = 4 on."""
+        """n of them want 5 (n + √n) periods: 0.8 n ≥ 0.5 (n + √n) from n = 3 on."""
         joules = self.of(summary_of, row, count, energy_coarse_j=30.0)
         assert joules == found if found else math.isnan(joules)
 
+    def test_very_short_batches_are_never_enough(self, summary_of, row):
+        """Each lacks the energy that the counter has not shown yet, all the same way."""
+        short = {"energy_coarse_j": 30.0, "batch_wall_s": 0.4}
+        assert math.isnan(self.of(summary_of, row, 1000, **short))
+
     def test_batches_without_a_reading_count_neither_energy_nor_tokens(self, summary_of, row):
-        told = [row(batch_index=i, energy_coarse_j=30.0, energy_period_s=0.1) for i in range(4)]
+        batch = {"energy_coarse_j": 30.0, "energy_period_s": 0.1, "batch_wall_s": 0.8}
+        told = [row(batch_index=i, **batch) for i in range(4)]
         assert (
             summary_of([*told, row(batch_index=9, new_tokens=1000)])["fused", "2"]["j_per_token"]
             == 3

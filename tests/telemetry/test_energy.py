@@ -99,6 +99,34 @@ def test_the_end_of_a_window_is_read_whatever_the_pace(monkeypatch):
     assert energy.columns(start, end + 1)["energy_j"] is None
 
 
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_slow_counter_knows_a_short_window_by_its_ends_alone(monkeypatch, is_begun):
+    """600 W of work after a second of 100 W: without a reading between them they would be mixed."""
+    clock = Clock(monkeypatch, takes_s=0.0024, watts=100.0)
+    energy = EnergyCounter(clock.joules, 0.05)
+    clock.run(energy, 30)
+    spent = clock.joules()
+
+    def joules():
+        clock.now += clock.takes_s
+        return spent + 100 * min(clock.now - begin, 1.0) + 600 * max(clock.now - begin - 1.0, 0.0)
+
+    begin, energy._ask = clock.now, joules
+    energy.take(at_once=True)
+    clock.now = begin + 1.0
+    if is_begun:
+        energy.take(at_once=True)
+    start, clock.now = clock.now, clock.now + 1.2
+    end = clock.now
+    energy.take(at_once=True)
+    found = energy.columns(start, end)
+    if is_begun:
+        assert found["energy_j"] == pytest.approx(600 * 1.2, rel=0.02)
+    else:
+        assert found["energy_j"] is None, "not called exact"
+        assert found["energy_period_s"] >= 0.5
+
+
 def test_a_counter_that_stands_still_is_not_asked_often_for_ever(monkeypatch):
     clock = Clock(monkeypatch, takes_s=0.0024, watts=0.0)
     energy = EnergyCounter(clock.joules, 0.05)

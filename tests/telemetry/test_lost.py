@@ -36,7 +36,7 @@ def test_cupy_says_it_by_its_status():
         "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported",
         "CUDA error: device-side assert triggered", "CUDA error: uncorrectable ECC error encountered",
         "Triton Error [CUDA]: an illegal memory access was encountered",
-        "cuda runtime: no CUDA-capable device is detected", "CUDA error: GPU is lost",
+        "CUDA driver error: no CUDA-capable device is detected", "CUDA error: GPU is lost",
     ],
 )  # fmt: skip
 def test_others_say_it_in_words(text):
@@ -49,6 +49,8 @@ def test_others_say_it_in_words(text):
         None, ValueError("a kernel is broken"), torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("CUDA error: invalid configuration argument"), RuntimeError("unknown error"),
         RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+        RuntimeError("ptxas fatal: /usr/local/cuda/bin/ptxas: wrong address space"),
+        ValueError("my/cuda_sampler said: unknown error in row 3"),
     ],
 )  # fmt: skip
 def test_other_failures_are_none(error):

@@ -142,6 +142,24 @@ def test_a_window_has_every_column_of_the_schema_that_nvml_fills(short_energy):
     assert window["energy_j"] > 0
 
 
+def test_an_answer_that_cannot_be_decoded_is_none(monkeypatch):
+    """A foreign process in a folder whose name is no UTF-8 must not end a run."""
+    nvml = FakeNvml()
+
+    def undecodable(*_):
+        raise UnicodeDecodeError("utf-8", b"\xf6", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr(nvml, "nvmlSystemGetProcessName", undecodable, raising=False)
+    monkeypatch.setattr(nvml, "nvmlDeviceGetPowerUsage", undecodable)
+    with NvmlSampler(0, 0.01, nvml) as sampler:
+        time.sleep(0.05)
+        assert sampler._thread.is_alive()
+        window = sampler.window(0.0, time.perf_counter())
+    assert window["foreign_processes"] == ["pid 4711, 2.0 GB"] or "4711" in str(window)
+    assert window["nvml_power_w"] is None
+    assert window["nvml_sm_clock_mhz"]
+
+
 def test_a_slow_counter_is_asked_seldom_and_the_rest_as_often_as_ever(monkeypatch):
     nvml, asked = FakeNvml(), Counter()
     energy, clock = nvml.nvmlDeviceGetTotalEnergyConsumption, nvml.nvmlDeviceGetClockInfo
