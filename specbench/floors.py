@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from specbench.errors import InputError, nearest
@@ -48,7 +48,7 @@ class Metric:
         gate: one of `GATES`.
         worse: +1 if more is worse, -1 if less is.
         is_difference: whether runs are held against each other by new - old, not by new / old.
-        unit: of an absolute floor; "" for a bare number.
+        unit: of an absolute floor; "" for a bare number, or for none, see `has_size`.
     """
 
     name: str
@@ -57,6 +57,11 @@ class Metric:
     floor: Floor
     is_difference: bool = False
     unit: str = ""
+
+    @property
+    def has_size(self) -> bool:
+        """Whether its floor can be absolute."""
+        return self.is_difference or bool(self.unit)
 
 
 METRICS = {
@@ -80,10 +85,11 @@ LESS_IS_BETTER = {"wer", "cer"}
 
 
 def parse_floor(name: str, value: Any) -> dict[str, float]:
-    """`3%`, `0.5us`, `0.02`, or several of them: the fields of `Floor` that they set.
+    """`3%`, `0.5us`, `0.02`, or several of them: the fields of `Floor` that they set, the others are 0.
 
     Raises:
-        InputError: no such metric, or the value is no floor of it.
+        InputError: no such metric, or the value is no floor of it. Of a rate, such as tokens per second,
+            only a part is one, since ratios of it are judged.
     """
     if name not in METRICS:
         raise InputError(
@@ -100,13 +106,12 @@ def _part(metric: Metric, text: str) -> tuple[str, float]:
     if match and math.isfinite(number):
         if match[2] == "%":
             return "relative", number / 100
-        if match[2].replace("µ", "u") == metric.unit:
+        if metric.has_size and match[2].replace("µ", "u") == metric.unit:
             return "absolute", number
-    unit = metric.unit or ""
-    raise InputError(
-        f"{text!r} is no floor of {metric.name}",
-        f"Give a part, 3%, or a size, {'0.5' if unit else '0.02'}{unit}.",
+    size = (
+        f", or a size, {'0.5' if metric.unit else '0.02'}{metric.unit}" if metric.has_size else ""
     )
+    raise InputError(f"{text!r} is no floor of {metric.name}", f"Give a part, 3%{size}.")
 
 
 def parse_thresholds(texts: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -127,9 +132,9 @@ def parse_thresholds(texts: Iterable[str]) -> dict[str, dict[str, float]]:
 
 
 def floors(*layers: Mapping[str, Mapping[str, float]]) -> dict[str, Floor]:
-    """Every metric's floor: the default, with what each layer sets, the last one counting most."""
+    """Every metric's floor: the last layer's that names the metric, else the default. A layer replaces
+    the whole floor, so that `verify_us=1%` is 1 % of the shortest step too."""
     found = {name: metric.floor for name, metric in METRICS.items()}
     for layer in layers:
-        for name, fields in layer.items():
-            found[name] = replace(found[name], **fields)
+        found |= {name: Floor(**fields) for name, fields in layer.items()}
     return found

@@ -16,7 +16,7 @@ from specbench.floors import GATES, METRICS, Floor, floors, parse_floor, parse_t
         ("verify_us", ["2%", "1us"], {"relative": 0.02, "absolute": 1.0}),
         ("quality", 0.01, {"absolute": 0.01}),
         ("alpha", ".5%", {"relative": 0.005}),
-        ("tau", "0", {"absolute": 0.0}),
+        ("tau", "0%", {"relative": 0.0}),
     ],
 )
 def test_what_a_floor_can_be(name, value, fields):
@@ -28,6 +28,14 @@ def test_what_is_no_floor_of_a_time(value):
     with pytest.raises(InputError, match="is no floor of verify_us") as error:
         parse_floor("verify_us", value)
     assert "3%" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["tokens_per_s", "speedup", "tau"])
+@pytest.mark.parametrize("value", ["50", 0.1, "3%,0.1", "0"])
+def test_of_what_is_judged_as_a_ratio_a_floor_is_a_part(name, value):
+    with pytest.raises(InputError, match=f"is no floor of {name}") as error:
+        parse_floor(name, value)
+    assert error.value.hint == "Give a part, 3%."
 
 
 def test_an_unknown_metric_names_the_nearest():
@@ -44,10 +52,13 @@ def test_thresholds_one_by_one_or_with_commas():
         parse_thresholds(["3%"])
 
 
-def test_a_later_layer_replaces_only_what_it_names():
-    found = floors({"verify_us": {"relative": 0.1}}, {"verify_us": {"absolute": 2.0}})
-    assert found["verify_us"] == Floor(0.1, 2.0)
+def test_a_layer_replaces_a_floor_as_a_whole():
+    found = floors({"verify_us": {"relative": 0.1}, "alpha": {"relative": 0.01}})
+    assert found["verify_us"] == Floor(0.1, 0.0)
+    assert found["alpha"] == Floor(0.01, 0.0)
     assert found["tau"] == METRICS["tau"].floor
+    later = floors({"verify_us": {"relative": 0.1}}, {"verify_us": {"absolute": 2.0}})
+    assert later["verify_us"] == Floor(0.0, 2.0)
 
 
 def test_the_larger_of_both_floors_counts():

@@ -49,7 +49,8 @@ def compare(
         typer.Option(
             metavar="METRIC=FLOOR",
             help="A change below its floor passes: verify_us=3%, verify_us=0.5us, quality=0.02. One by "
-            "one, or separated by commas.",
+            "one, or separated by commas. Replaces a metric's whole floor; of two for one metric the "
+            "larger counts.",
         ),
     ] = None,
     absolute: Annotated[

@@ -44,13 +44,13 @@ def improved_base(finding: Finding, findings: Sequence[Finding]) -> str:
 
 def _is_better(finding: Finding) -> bool:
     """Past the floor, the whole interval."""
-    if finding.doubts or finding.estimate is None:
+    if not finding.is_trusted or finding.estimate is None:
         return False
     return all(end * finding.metric.worse < -finding.floor for end in finding.estimate.interval())
 
 
 def _is_no_worse(finding: Finding) -> bool:
-    return not finding.doubts and _moved(finding) <= finding.floor
+    return finding.is_trusted and _moved(finding) <= finding.floor
 
 
 def _moved(finding: Finding) -> float:
@@ -63,7 +63,7 @@ def _others(finding: Finding, findings: Sequence[Finding]) -> Iterator[Finding]:
     for other in findings:
         if (
             other is not finding
-            and not other.doubts
+            and other.is_trusted
             and other.estimate
             and _place(other) == _place(finding)
         ):

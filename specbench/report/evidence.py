@@ -97,6 +97,26 @@ def holm(p_values: Sequence[float]) -> Floats:
     return adjusted
 
 
+def fewest_samples(tests: int, part: float = 0.0) -> int | None:
+    """So many samples it takes before `of_counts` can be certain of any change, even of a total loss.
+
+    All samples change alike then, and t is (S + 1) (1 - part) with S - 1 degrees of freedom.
+
+    Args:
+        tests: for how many figures Holm corrects.
+        part: of the total loss that is within the floor.
+
+    Returns:
+        None if the floor takes (nearly) all of it.
+    """
+    from scipy.special import stdtr
+
+    counts = np.arange(2.0, 200.0)
+    p = 2 * tests * stdtr(counts - 1, -(counts + 1) * (1 - part))
+    enough = counts[p <= 1 - LEVEL]
+    return int(enough[0]) if len(enough) else None
+
+
 def of_steps(runs: Sequence[Floats]) -> Estimate | None:
     """From times per step, or their ratios within a run: the median over items, the mean over repeats.
 
@@ -198,7 +218,9 @@ def of_counts(
     if count < 2:
         return Estimate(found, ((np.nan, 0.0),), repeats, count)
     # Samples that all changed alike leave the bootstrap no variance. No evidence is stronger than that of
-    # one more sample, which would not have changed: its standard error is change / (S + 1).
+    # one more sample, which would not have changed: its standard error is change / (S + 1). Repeats and
+    # completions do not make it smaller: they draw again what these samples do, not other samples, and at
+    # temperature 0 they do not even do that.
     ((variance, df),) = _of_samples(resampled, count)
     return Estimate(found, ((max(variance, (found / (count + 1)) ** 2), df),), repeats, count)
 

@@ -14,16 +14,18 @@ import numpy as np
 from specbench.floors import LESS_IS_BETTER, METRICS, Floor, Metric, floors, parse_floor
 from specbench.report.captions import group_title
 from specbench.report.compare import BASELINE, bounds_text
-from specbench.report.doubts import apart, at_power_limit, disturbed
+from specbench.report.doubts import apart, at_power_limit, disturbed, missing_sequences
 from specbench.report.evidence import Estimate, of_counts, of_steps
-from specbench.report.measured import Runs, level, logs, rate, speed, unlike
+from specbench.report.measured import Runs, level, logs, rate, scored, speed, unlike
 from specbench.report.noise import Noise
 from specbench.report.pairing import (
     Batches,
     Case,
     CaseKey,
     Floats,
+    Sequences,
     aligned,
+    as_one,
     measured,
     pooled,
     same_sequences,
@@ -74,6 +76,8 @@ class Side:
 
     def named(self, case: Case) -> str:
         """The method, with its range where there are several."""
+        if case.key["method"] == ALL:
+            return "plain"
         low, high = case.key["sigmoid_alpha"], case.key["sigmoid_beta"]
         method = str(case.key["method"])
         return (
@@ -96,7 +100,7 @@ def scenario_floors(run: Run) -> dict[str, dict[str, float]]:
         gate = json.loads(run.metadata["resolved_scenario"])["gate"]
     except (KeyError, TypeError, ValueError):
         return {}
-    return {name: parse_floor(name, value) for name, value in dict(gate).items()}
+    return {name: parse_floor(name, value) for name, value in dict(gate or {}).items()}
 
 
 def findings(sides: Sequence[Side], rules: Rules) -> list[Finding]:
@@ -107,15 +111,17 @@ def findings(sides: Sequence[Side], rules: Rules) -> list[Finding]:
     """
     limits = floors(scenario_floors(sides[0].run), rules.thresholds)
     common = [key for key in sides[0].cases if all(_finished(side, key) for side in sides)]
-    plain, methods = _sorted_out([sides[0].cases[key] for key in common])
+    plain, methods = _sorted_out({key: sides[0].cases[key] for key in common})
     found: list[Finding] = []
-    for case in plain:
-        found += _Subject(sides, [case], rules, limits).plain()
-    for cases in methods:
-        found += [
-            one for case in cases for one in _Subject(sides, [case], rules, limits).drafting()
-        ]
-        if len(cases) > 1 and len(sides) > 1:
+    for keys in plain:
+        whole = [[as_one([side.cases[key] for key in keys], ALL)] for side in sides]
+        found += _Subject(sides, whole, rules, limits).plain()
+    for keys in methods:
+        cases = [[side.cases[key] for key in keys] for side in sides]
+        for place in range(len(keys)):
+            alone = [[side[place]] for side in cases]
+            found += _Subject(sides, alone, rules, limits).drafting()
+        if len(keys) > 1 and len(sides) > 1:
             found += _Subject(sides, cases, rules, limits).timed()
     return found
 
@@ -125,39 +131,42 @@ def _finished(side: Side, key: CaseKey) -> bool:
     return case is not None and len(case.sequences.item) > 0
 
 
-def _sorted_out(cases: Sequence[Case]) -> tuple[list[Case], list[list[Case]]]:
-    """Of each group one case without drafts, which speaks for all; and each method's cases at all γ."""
-    plain: dict[CaseKey, Case] = {}
-    methods: dict[CaseKey, list[Case]] = {}
-    for case in cases:
+def _sorted_out(cases: Mapping[CaseKey, Case]) -> tuple[list[list[CaseKey]], list[list[CaseKey]]]:
+    """Of each group the cases without drafts, under all methods' names; and each method's at all γ."""
+    plain: dict[CaseKey, list[CaseKey]] = {}
+    methods: dict[CaseKey, list[CaseKey]] = {}
+    for key, case in cases.items():
         if case.key["gamma"] == "0":
-            plain.setdefault(case.group, case)
+            plain.setdefault(case.group, []).append(key)
         else:
             rest = tuple(value for name, value in case.key.items() if name != "gamma")
-            methods.setdefault(rest, []).append(case)
+            methods.setdefault(rest, []).append(key)
     return list(plain.values()), list(methods.values())
 
 
 @dataclass(frozen=True)
 class _Subject:
     """A case that all sides have; or a method at several γ, of which the mean is judged: what slows a
-    method down does so at all γ, and the mean of several ratios is surer than each."""
+    method down does so at all γ, and the mean of several ratios is surer than each.
+
+    Attributes:
+        cases: those of each side.
+    """
 
     sides: Sequence[Side]
-    members: Sequence[Case]
+    cases: Sequence[Sequence[Case]]
     rules: Rules
     limits: Mapping[str, Floor]
+
+    @property
+    def members(self) -> Sequence[Case]:
+        """Those of the new run."""
+        return self.cases[0]
 
     @property
     def case(self) -> Case:
         """The first one, of the new run."""
         return self.members[0]
-
-    @cached_property
-    def cases(self) -> list[list[Case]]:
-        """Those of each side."""
-        keys = [tuple(case.key.values()) for case in self.members]
-        return [[side.cases[key] for key in keys] for side in self.sides]
 
     @property
     def _metadata(self) -> list[dict[str, Any]]:
@@ -172,13 +181,24 @@ class _Subject:
     def timed(self) -> Iterator[Finding]:
         """Times: over `baseline`, over plain decoding, and the times themselves if asked."""
         bases = [_baseline_of(case) for case in self.members]
-        has_base = all(_finished(side, base) for side in self.sides for base in bases)
-        if self.case.key["method"] != BASELINE and has_base:
-            yield from self._over(BASELINE, [[[s.cases[b]] for b in bases] for s in self.sides])
+        has_base = [all(_finished(side, base) for base in bases) for side in self.sides]
+        if self.case.key["method"] != BASELINE:
+            if all(has_base):
+                yield from self._over(BASELINE, [[[s.cases[b]] for b in bases] for s in self.sides])
+            elif has_base[-1]:
+                yield from self._over_nothing(BASELINE, ["verify_us", "tokens_per_s"])
         plain = [side.plain.get(self.case.group, []) for side in self.sides]
         if all(plain):
             yield from self._over(PLAIN, [[one] * len(self.members) for one in plain])
+        elif plain[-1]:
+            yield from self._over_nothing(PLAIN, ["speedup"])
         yield from self._itself()
+
+    def _over_nothing(self, over: str, names: Sequence[str]) -> Iterator[Finding]:
+        """What the reference held against something that the new run has no figures of."""
+        why = f"the new run has no figures of {over}"
+        for name in names:
+            yield self._finding(METRICS[name], over, None, [math.nan, math.nan], [why])
 
     def plain(self) -> Iterator[Finding]:
         """Of a case that does not draft: it is held against nothing inside its run."""
@@ -204,7 +224,7 @@ class _Subject:
         flat_bases = [[one for base in side for one in base] for side in others]
         doubts = self._doubts([one for side in flat_bases for one in side])
         beside = [list(zip(*one, strict=True)) for one in zip(self.cases, others, strict=True)]
-        doubts += at_power_limit(over, beside)
+        doubts += at_power_limit(self._metadata, over, beside)
         doubts += [] if over else apart(self._metadata, self.cases)
 
         def timed(name: str, estimate: Estimate | None, known: list[str]) -> Finding:
@@ -227,12 +247,15 @@ class _Subject:
     def _halves(self, name: str, runs: Runs, bases: Sequence[Sequence[Case]]) -> Halves:
         """Of a ratio: the same batches' own figures, and those of what they are held against."""
         of_time = {"verify_us": "verify_us", "verify_kernel_us": "kernel_us"}.get(name)
+        # Days differ by more in times than in ratios: the floor that is calibrated for them would hide a
+        # method's own loss.
+        plainly = replace(self, rules=replace(self.rules, noise=None))
 
         def half(part: int, cases: Sequence[Sequence[Case]]) -> Finding:
             alone = [[(case[part],) for case in run] for run in runs]
             estimate = of_steps(logs(of_time, alone)) if of_time else speed(alone)
             metric = name if of_time else "tokens_per_s"
-            return self._timed(metric, "", estimate, alone, apart(self._metadata, cases))
+            return plainly._timed(metric, "", estimate, alone, apart(self._metadata, cases))
 
         return Halves(half(0, self.cases), half(1, bases))
 
@@ -249,40 +272,59 @@ class _Subject:
             found.append(_why_nothing(runs[0][0][0]))
         elif estimate.repeats < STEADY_REPEATS:
             found.append(f"{_count(estimate.repeats, 'repeat')}, not {STEADY_REPEATS}")
-        elif estimate.spread > STEADY_SPREAD:
-            found.append(f"spread over {STEADY_SPREAD:.0%} between repeats")
         levels = [level(name, [case[0] for case in run]) for run in runs]
-        return self._finding(METRICS[name], over, estimate, levels, found)
+        known = self._finding(METRICS[name], over, estimate, levels, found)
+        wide = estimate is not None and estimate.spread > STEADY_SPREAD
+        return (
+            replace(known, unsteady=f"spread over {STEADY_SPREAD:.0%} between repeats")
+            if wide
+            else known
+        )
 
     def _sampled(self) -> Iterator[Finding]:
         """Acceptance and quality, from the sequences that both runs have."""
         if self.case.key["synthetic_acceptance"] is not None:
             return
         both = same_sequences(*(cases[0].sequences for cases in self.cases))
-        quality = METRICS["quality"]
+        yield self._rate(METRICS["tau"], both, lambda s: (s.new_tokens, s.verify_steps))
+        yield self._rate(METRICS["alpha"], both, lambda s: (s.accepted, s.drafted))
+        if any(cases[0].metrics for cases in self.cases):
+            yield self._quality(both)
+
+    def _quality(self, both: Sequence[Sequences]) -> Finding:
+        """Of the sequences that both runs have scored."""
+        metric = METRICS["quality"]
         if self.case.metrics & LESS_IS_BETTER:
-            quality = replace(quality, worse=+1)
-        weigh: dict[str, tuple[Metric, Callable[[Any], tuple[Floats, Floats]]]] = {
-            "tau": (METRICS["tau"], lambda s: (s.new_tokens, s.verify_steps)),
-            "alpha": (METRICS["alpha"], lambda s: (s.accepted, s.drafted)),
-            "quality": (quality, lambda s: (s.value * s.weight, s.weight)),
-        }
-        metrics = [cases[0].metrics for cases in self.cases]
-        if not any(metrics):
-            del weigh["quality"]
+            metric = replace(metric, worse=+1)
+        new, old = (scored(one) for one in both)
+        doubts = [] if np.array_equal(new, old) else ["not scored in every sequence of both runs"]
+        names = [cases[0].metrics for cases in self.cases]
+        if names[0] != names[1]:
+            doubts.append(f"metric {_listed(names[1])} / {_listed(names[0])}")
+        known = [one.take(new & old) for one in both]
+        return self._rate(metric, known, lambda s: (s.value * s.weight, s.weight), doubts)
+
+    def _rate(
+        self,
+        metric: Metric,
+        both: Sequence[Sequences],
+        parts: Callable[[Sequences], tuple[Floats, Floats]],
+        known: Sequence[str] = (),
+    ) -> Finding:
+        """A rate of sums, from paired sequences."""
+        new, old = (parts(one) for one in both)
         repeats = len(np.unique(both[0].repeat))
-        for metric, parts in weigh.values():
-            new, old = (parts(one) for one in both)
-            levels = [rate(*new), rate(*old)]
-            estimate = of_counts(new, old, both[0].sample, repeats, metric.is_difference)
-            doubts = self._doubts([], timed=False)
-            if estimate is None:
-                doubts.append("no sequence in common" if not len(both[0].item) else "not measured")
-            elif estimate.samples < STEADY_REPEATS:
-                doubts.append(f"{_count(estimate.samples, 'sample')}, not {STEADY_REPEATS}")
-            if metric.name == "quality" and metrics[0] != metrics[1]:
-                doubts.append(f"metric {_listed(metrics[1])} / {_listed(metrics[0])}")
-            yield self._finding(metric, "", estimate, levels, doubts)
+        estimate = of_counts(new, old, both[0].sample, repeats, metric.is_difference)
+        doubts = [*self._doubts([], timed=False), *known]
+        if estimate is None:
+            doubts.append("not measured" if self._has_common else "no sequence in common")
+        elif estimate.samples < STEADY_REPEATS:
+            doubts.append(f"{_count(estimate.samples, 'sample')}, not {STEADY_REPEATS}")
+        return self._finding(metric, "", estimate, [rate(*new), rate(*old)], doubts)
+
+    @property
+    def _has_common(self) -> bool:
+        return len(same_sequences(*(cases[0].sequences for cases in self.cases))[0].item) > 0
 
     def _finding(
         self,
@@ -316,11 +358,7 @@ class _Subject:
     def _doubts(self, others: Sequence[Case], timed: bool = True) -> list[str]:
         """Why the rows of these cases are no evidence, whatever they say."""
         every = [*(case for cases in self.cases for case in cases), *others]
-        found = self._other_build()
-        for case in every:
-            if case.failed:
-                tried = case.failed + len(case.sequences.item)
-                found.append(f"{case.failed} of {tried} sequences failed: {case.error}")
+        found = self._other_build() + missing_sequences(every)
         return found + (disturbed(self._metadata, every) if timed else [])
 
     def _other_build(self) -> list[str]:

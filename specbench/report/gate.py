@@ -18,7 +18,7 @@ from specbench.errors import ExitCode, InputError, NotComparableError
 from specbench.report.compare import compare_runs
 from specbench.report.findings import Rules, Side, findings
 from specbench.report.judge import judge
-from specbench.report.lost import cases_alone, lost_cases
+from specbench.report.lost import cases_alone, failure_notes, lost_cases
 from specbench.report.micro_findings import micro_findings
 from specbench.report.noise import ABOUT, Noise, machine_text, quantile
 from specbench.report.pairing import same_sequences
@@ -39,7 +39,7 @@ class Gate:
         references: one, or of files of `specbench micro` several that are one reference.
         verdicts: worst first.
         alone: cases of new runs that the reference lacks: columns of their key, `label`, `where`,
-            `run_id`.
+            `run_id`, `error`.
         notes: what else to know.
         strict: whether an inconclusive figure fails.
     """
@@ -108,10 +108,10 @@ def gate_runs(reference: Run, runs: Sequence[Run], rules: Rules, strict: bool = 
         own, told = _calibrated_here(rules, [run])
         here = findings([side, old], own)
         lost = lost_cases(side, old, rules)
-        matched = matched or bool(here) or any(one.failed for one in lost)
+        matched = matched or any(one.estimate or one.failed for one in (*here, *lost))
         found += [*here, *lost]
         alone += cases_alone(side, old)
-        notes += _notes(side, old) + told
+        notes += _notes(side, old) + failure_notes(side, old) + told
     if not matched:
         raise NotComparableError(
             f"{_paths([*runs, reference])} have no figure in common", _why_none([reference, *runs])
@@ -219,8 +219,8 @@ def _why_none(runs: Sequence[Run]) -> str:
     if failure is not None and failure.hint:
         return failure.hint
     return (
-        "Give runs of the same scenario, with the method baseline or γ = 0 in it; --absolute holds the "
-        "times themselves against each other."
+        "Give runs of the same scenario, with the same seed, samples and repeats, and with the method "
+        "baseline or γ = 0 in it; --absolute holds the times themselves against each other."
     )
 
 

@@ -51,7 +51,9 @@ def _captions(gate: Gate) -> list[str]:
         found.append(f"not gating, as --fail-on has it: {', '.join(others)}")
     for run in gate.runs:
         listed = [
-            f"{c['label']} at γ = {c['gamma']}" for c in gate.alone if c["run_id"] == run.run_id
+            f"{c['label']} at γ = {c['gamma']}{' (failed)' if c['error'] else ''}"
+            for c in gate.alone
+            if c["run_id"] == run.run_id
         ]
         if listed:
             found.append(f"only in {run.run_id}, nothing to hold it against: {', '.join(listed)}")

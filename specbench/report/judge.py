@@ -2,7 +2,8 @@
 
 Slower (or faster): past the floor, even after Holm's correction over all figures that gate. Same: the
 whole interval is inside the floor on both sides. Everything else is inconclusive, and so is whatever
-there is a doubt about: bad evidence is never a pass, nor a regression.
+there is a doubt about: bad evidence is never a pass, nor a regression. Repeats that spread widely make no
+pass either; but a regression that makes a method unsteady is one, if the interval is past the floor.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 from specbench.floors import SLOWER
 from specbench.report.denominator import improved_base
-from specbench.report.evidence import LEVEL, Estimate, holm
+from specbench.report.evidence import LEVEL, Estimate, fewest_samples, holm
 from specbench.report.verdict import (
     ALL,
     BETTER,
@@ -72,18 +73,35 @@ def _judged(finding: Finding, corrected: tuple[float, int] | None) -> Verdict:
     p, tests = corrected or (own, 1)
     if math.isnan(p):
         return Verdict(finding, INCONCLUSIVE, p, tests, ("its error cannot be told",))
-    if p <= 1 - LEVEL:
+    if p <= 1 - LEVEL and (finding.is_trusted or estimate.change * finding.metric.worse > 0):
         return Verdict(finding, _direction(finding, estimate.change), p, tests)
+    if finding.unsteady:
+        return Verdict(finding, INCONCLUSIVE, p, tests, (finding.unsteady,))
     low, high = estimate.interval()
     if -finding.floor <= low and high <= finding.floor:
         return Verdict(finding, SAME, p, tests)
-    if own <= 1 - LEVEL:
+    if few := _too_few_samples(finding, estimate.samples, tests):
+        why = few
+    elif own <= 1 - LEVEL:
         why = f"not past the floor after Holm's correction over {tests} figures"
     elif low < -finding.floor and high > finding.floor:
         why = "the interval is wider than the floor"
     else:
         why = "the interval crosses the floor"
     return Verdict(finding, INCONCLUSIVE, p, tests, (why,))
+
+
+def _too_few_samples(finding: Finding, samples: int, tests: int) -> str:
+    """Of what is sampled, if not even a total loss could have been a verdict; else ""."""
+    metric = finding.metric
+    if metric.gate == SLOWER:
+        return ""
+    # τ and rates of errors have no end: their total loss is past any floor
+    is_bounded = metric.is_difference and metric.worse < 0 and finding.old > 0
+    needed = fewest_samples(tests, finding.floor / finding.old if is_bounded else 0.0)
+    if needed is None or samples >= needed:
+        return ""
+    return f"too few samples to tell ({samples}; at least {needed})"
 
 
 def _direction(finding: Finding, change: float) -> str:

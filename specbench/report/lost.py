@@ -6,6 +6,7 @@ tried and failed, where the reference had figures, is broken, and that needs no 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from specbench.floors import METRICS
@@ -15,9 +16,8 @@ from specbench.report.pairing import Case
 from specbench.report.summary import GROUP_KEY
 from specbench.report.verdict import Finding
 
-MUCH_MORE = 2.0
-"""More than so many times the reference's share of failed sequences, and the case is broken: any, where
-the reference has none."""
+CHANCE = 0.01
+"""At most so likely may the new failures be where both builds fail as often, for a case to be broken."""
 
 
 def lost_cases(new: Side, old: Side, rules: Rules) -> list[Finding]:
@@ -35,17 +35,30 @@ def lost_cases(new: Side, old: Side, rules: Rules) -> list[Finding]:
 
 
 def _is_broken(new: Case, old: Case) -> bool:
-    return not len(new.sequences.item) or _share(new) > MUCH_MORE * _share(old)
+    """All failed, or any where none did, or more than chance explains where some did."""
+    if not new.failed or not len(new.sequences.item):
+        return new.failed > 0
+    return not old.failed or _chance(new, old) <= CHANCE
 
 
-def _share(case: Case) -> float:
-    return case.failed / (case.failed + len(case.sequences.item))
+def _chance(new: Case, old: Case) -> float:
+    """Of so many of all failures, or more, in the new run: Fisher's exact test, one-sided."""
+    tried, failed = _tried(new), new.failed + old.failed
+    ways = [
+        math.comb(failed, here) * math.comb(tried + _tried(old) - failed, tried - here)
+        for here in range(new.failed, min(failed, tried) + 1)
+    ]
+    return sum(ways) / math.comb(tried + _tried(old), tried)
+
+
+def _tried(case: Case) -> int:
+    return case.failed + len(case.sequences.item)
 
 
 def _failures(new: Case, old: Case) -> str:
-    tried = new.failed + len(new.sequences.item)
+    tried = _tried(new)
     number = f"all {tried}" if new.failed == tried else f"{new.failed} of {tried}"
-    before = f" (in the reference {old.failed} of {old.failed + len(old.sequences.item)})"
+    before = f" (in the reference {old.failed} of {_tried(old)})"
     return f"{number} sequences failed{before if old.failed else ''}: {new.error}"
 
 
@@ -64,11 +77,40 @@ def where(case: Case) -> str:
     return group_title({name: case.key[name] for name in GROUP_KEY})
 
 
-def cases_alone(new: Side, old: Side) -> list[dict[str, Any]]:
-    """Cases of the new run that the reference lacks: columns of their key, `label`, `where`, `run_id`."""
-    return [
-        case.key | {"label": new.named(case), "where": where(case), "run_id": new.run.run_id}
+def failure_notes(new: Side, old: Side) -> list[str]:
+    """What failed and is no verdict: sequences that the reference lacks too, and cases that it does not
+    have at all."""
+    both = [(case, old.cases[key]) for key, case in new.cases.items() if key in old.cases]
+    found = [
+        f"{_failed_of(case)} sequences of {_named(new, case)} failed, "
+        f"in the reference {_failed_of(before)}"
+        for case, before in both
+        if len(before.sequences.item) and before.failed and not _is_broken(case, before)
+    ]
+    return found + [
+        f"{_failed_of(case)} sequences of {_named(new, case)} failed, which the reference lacks: "
+        f"{case.error}"
         for key, case in new.cases.items()
-        if len(case.sequences.item)
-        and not (key in old.cases and len(old.cases[key].sequences.item))
+        if case.failed and key not in old.cases
+    ]
+
+
+def _named(side: Side, case: Case) -> str:
+    return f"{side.named(case)} at γ = {case.key['gamma']}"
+
+
+def _failed_of(case: Case) -> str:
+    return f"{case.failed} of {_tried(case)}"
+
+
+def cases_alone(new: Side, old: Side) -> list[dict[str, Any]]:
+    """Cases of the new run that the reference lacks: columns of their key, `label`, `where`, `run_id`,
+    and `error`, None if none of their sequences failed."""
+    return [
+        case.key
+        | {"label": new.named(case), "where": where(case), "run_id": new.run.run_id}
+        | {"error": case.error}
+        for key, case in new.cases.items()
+        if key not in old.cases
+        or (len(case.sequences.item) and not len(old.cases[key].sequences.item))
     ]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specbench.report.evidence import Estimate, of_counts, of_rates, of_steps
 from specbench.report.pairing import Batches, Floats, Sequences, aligned, same_sequences
@@ -51,10 +52,15 @@ def speed_over(own: Batches, base: Batches) -> Estimate | None:
 def quality_over(own: Sequences, base: Sequences) -> Estimate | None:
     """The metric of a case minus another's of the same run, on the sequences that both have scored."""
     own, base = same_sequences(own, base)
-    scored = np.isfinite(own.value) & np.isfinite(base.value) & (own.weight > 0) & (base.weight > 0)
-    own, base = own.take(scored), base.take(scored)
+    both = scored(own) & scored(base)
+    own, base = own.take(both), base.take(both)
     new, old = ((one.value * one.weight, one.weight) for one in (own, base))
     return of_counts(new, old, own.sample, len(np.unique(own.repeat)), is_difference=True)
+
+
+def scored(sequences: Sequences) -> NDArray[np.bool_]:
+    """Which have a value: an utterance without words has none, and weight 0."""
+    return np.isfinite(sequences.value) & (sequences.weight > 0)
 
 
 def level(name: str, cases: Sequence[Batches]) -> float:

@@ -105,7 +105,8 @@ def _halves(
     runs: Sequence[Sequence[Run]],
     rules: Rules,
 ) -> Halves:
-    """The method's own times in the same files, and those of `baseline`."""
+    """The method's own times in the same files, and those of `baseline`; by the rules' floor alone."""
+    rules = replace(rules, noise=None)
     own, base = ([[[pair[part]] for pair in side] for side in pairs] for part in (0, 1))
     return Halves(
         *(
@@ -135,8 +136,7 @@ def _finding(
     elif estimate.repeats < STEADY_REPEATS:
         files = f"{estimate.repeats} file{'' if estimate.repeats == 1 else 's'} on a side"
         doubts = [*doubts, f"{files}, not {STEADY_REPEATS}: replays of one process are no repeats"]
-    elif estimate.spread > STEADY_SPREAD:
-        doubts = [*doubts, f"spread over {STEADY_SPREAD:.0%} between files"]
+    wide = estimate is not None and estimate.spread > STEADY_SPREAD
     return Finding(
         key={name: line[name] for name in MICRO_KEY},
         where=_where(line),
@@ -152,6 +152,7 @@ def _finding(
         floor=math.log1p(max(floor, noise)),
         calibrated=noise > floor,
         doubts=tuple(dict.fromkeys(doubts)),
+        unsteady=f"spread over {STEADY_SPREAD:.0%} between files" if wide else "",
     )
 
 

@@ -8,7 +8,7 @@ completion, repeat and seed, whatever the order of their rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -247,6 +247,42 @@ def pooled(cases: Sequence[Case]) -> Batches:
     tokens, wall_s = (np.bincount(of, columns[name]).astype(float) for name in ("tokens", "wall_s"))
     means = (_mean(of, columns[name], len(first)) for name in ("verify_us", "kernel_us"))
     return Batches(item[first], repeat[first], tokens, wall_s, *means)
+
+
+def as_one(cases: Sequence[Case], method: str) -> Case:
+    """Plain decoding under several methods' names, which is the same decoding, as one case: batches of
+    the same sequences are added up, sequences all kept.
+
+    Args:
+        method: what it is called; a single case stays as it is.
+    """
+    if len(cases) == 1:
+        return cases[0]
+    own = {"sigmoid_alpha": None, "sigmoid_beta": None}
+    cases = sorted(cases, key=lambda case: str(tuple(case.key.values())))
+    clocks = [case.sm_clock_mhz for case in cases if not np.isnan(case.sm_clock_mhz)]
+    names = ("implementations", "devices", "metrics", "throttled", "foreign")
+    return Case(
+        cases[0].key | own | {"method": method},
+        pooled(cases),
+        _side_by_side(cases),
+        sum(case.failed for case in cases),
+        next((case.error for case in cases if case.error), None),
+        **{name: frozenset().union(*(getattr(case, name) for case in cases)) for name in names},
+        sm_clock_mhz=float(np.mean(clocks)) if clocks else np.nan,
+    )
+
+
+def _side_by_side(cases: Sequence[Case]) -> Sequences:
+    """All sequences; a sample's under one method's name is another item than under the next one's."""
+    names = [str((c.key["method"], c.key["sigmoid_alpha"], c.key["sigmoid_beta"])) for c in cases]
+    codes = pd.util.hash_array(np.array(names, object)) * np.uint64(7)
+    parts = [
+        replace(case.sequences, item=case.sequences.item + code)
+        for case, code in zip(cases, codes, strict=True)
+    ]
+    columns = (field.name for field in fields(Sequences))
+    return Sequences(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
 
 
 def together(cases: Sequence[Case]) -> Sequences:

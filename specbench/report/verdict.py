@@ -18,7 +18,8 @@ from specbench.report.evidence import Estimate
 FASTER, BETTER, WORSE = "faster", "better", "worse"
 SAME, INCONCLUSIVE, BROKEN = "same", "inconclusive", "failed"
 ALL = "all"
-"""In the place of γ where a figure is of all γ that a method has."""
+"""In the place of γ where a figure is of all γ that a method has, and in that of the method where one is
+of plain decoding, which is the same whatever the method is called."""
 BAD = {SLOWER, WORSE, BROKEN}
 """Verdicts that fail a gate. Times and rates are faster or slower, acceptance and quality better or
 worse; a case whose sequences failed is `BROKEN`."""
@@ -38,6 +39,8 @@ class Finding:
         floor: of `Estimate.change`.
         calibrated: whether the floor is the machine's measured noise.
         doubts: why the evidence is not to be trusted.
+        unsteady: why it may say that a figure is worse, whose interval holds the unsteadiness, but not
+            that it is the same or better; "" if nothing.
         failed: whether the case itself failed in the new run, where the reference has figures; `doubts`
             then holds how much of it, and the error.
         halves: of a ratio of two runs how its halves changed, reckoned when it is asked for.
@@ -57,12 +60,18 @@ class Finding:
     floor: float = 0.0
     calibrated: bool = False
     doubts: tuple[str, ...] = ()
+    unsteady: str = ""
     failed: bool = False
     halves: Callable[[], Halves] | None = field(default=None, compare=False, repr=False)
 
     @property
+    def is_trusted(self) -> bool:
+        """Whether nothing speaks against the evidence, whatever it says."""
+        return not self.doubts and not self.unsteady
+
+    @property
     def is_missing(self) -> bool:
-        """Whether the new run has nothing of this case."""
+        """Whether the new run has nothing of this figure."""
         return self.estimate is None and math.isnan(self.new) and not self.failed
 
     @property

@@ -122,12 +122,20 @@ def methods_sheet(title: str, verdicts: Sequence[Verdict]) -> Sheet | None:
         for (gamma, label), line in sorted(lines.items(), key=lambda one: gamma_order(one[0][0]))
     ]
     columns = [Column("γ"), Column("method", right=False), *(names[name] for name in shown)]
+    floors = "; ".join(f"{names[name].name} {_floors(name, verdicts)}" for name in shown)
     below = [
         f"in brackets {100 * LEVEL:g} % intervals over repeats and samples; unclear: it holds values on "
-        "both sides of the floor, 3 % if nothing else was set, or the evidence is not to be trusted",
+        f"both sides of the floor ({floors}), or the evidence is not to be trusted",
         *_reasons(verdicts),
     ]
     return Sheet(title, columns, [rows], below)
+
+
+def _floors(figure: str, verdicts: Sequence[Verdict]) -> str:
+    """3 %, or 3 to 15 %: an absolute floor is a larger part of a shorter time."""
+    found = sorted(v.floor for v in verdicts if v.finding.figure == figure)
+    low, high = (f"{100 * value:.2g}" for value in (found[0], found[-1]))
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def _short(verdict: Verdict | None) -> str:
@@ -136,13 +144,19 @@ def _short(verdict: Verdict | None) -> str:
         return NO_VALUE
     low, high = (number(verdict, value) for value in verdict.interval)
     word = "unclear" if verdict.verdict == INCONCLUSIVE else verdict.verdict
-    interval = "" if verdict.finding.doubts else f" [{low}, {high}]"
+    in_doubt = verdict.verdict == INCONCLUSIVE and not verdict.finding.is_trusted
+    interval = "" if in_doubt else f" [{low}, {high}]"
     return f"{word} {change_text(verdict).removesuffix(' %')}{interval}"
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> list[str]:
     """What makes evidence untrustworthy, with how many figures each reason has."""
-    doubts = Counter(why for verdict in verdicts for why in verdict.finding.doubts)
+    doubts = Counter(
+        why
+        for verdict in verdicts
+        if verdict.verdict == INCONCLUSIVE and not verdict.finding.is_trusted
+        for why in verdict.why
+    )
     return [f"{why}: {number} figures" for why, number in doubts.most_common(3)]
 
 

@@ -201,6 +201,25 @@ class TestGate:
         assert (found, err) == (code, "")
         assert words in out
 
+    def test_a_threshold_in_percent_holds_for_short_steps_too(self, write, compare):
+        old, new = write(*self.rows(verify_us=1.0)), write(*self.rows(verify_us=1.1))
+        assert compare(new, "--baseline", old)[0] == 0  # 0.1 µs are less than 0.2
+        code, out, _ = compare(new, "--baseline", old, "--threshold", "verify_us=1%")
+        assert code == 1
+        assert "verify_us / baseline +10.0 % [10.0, 10.0], floor 1 %" in out
+
+    def test_no_sequence_in_common(self, write, compare):
+        code, _, err = compare(write(*self.rows(seed=8)), "--baseline", write(*self.rows()))
+        assert code == 3
+        assert "have no figure in common" in err
+
+    def test_methods_are_shown_with_the_floor_that_they_have(self, write, compare):
+        code, out, _ = compare(write(*self.rows(verify_us=1.3)))
+        assert code == 0
+        assert "the floor (verify over baseline 15 %; tokens/s over baseline 3 %;" in " ".join(
+            out.split()
+        )
+
     def test_nothing_comparable(self, write, compare):
         code, out, err = compare(write(*self.rows(batch_size=8)), "--baseline", write(*self.rows()))
         assert (code, out) == (3, "")
@@ -212,6 +231,7 @@ class TestGate:
             (["--fail-on", "speed"], "unknown gate 'speed'"),
             (["--threshold", "verify_us"], "names no metric and floor"),
             (["--threshold", "verify_us=3"], "'3' is no floor of verify_us"),
+            (["--threshold", "tokens_per_s=50"], "'50' is no floor of tokens_per_s"),
             (["--baseline", "nowhere.parquet"], "no such file"),
         ],
     )

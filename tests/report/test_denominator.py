@@ -9,6 +9,7 @@ from specbench.errors import ExitCode
 from specbench.floors import GATES
 from specbench.report.findings import Rules
 from specbench.report.gate import FAILED, UNDECIDED, gate_runs
+from specbench.report.noise import Noise
 from specbench.report.reader import read_run
 from specbench.report.schema import INTERLEAVED
 
@@ -33,12 +34,21 @@ def rows(simulation):
 
 @pytest.fixture
 def judged(write_run):
-    def judge(old, new, strict=False, thresholds=None, absolute=False, about=MACHINE, before=None):
+    def judge(
+        old,
+        new,
+        strict=False,
+        thresholds=None,
+        absolute=False,
+        about=MACHINE,
+        before=None,
+        noise=None,
+    ):
         runs = [
             read_run(write_run(each, **({"clocks": None, "device_name": None} | machine)))
             for each, machine in ((old, before or about), (new, about))
         ]
-        rules = Rules(frozenset(GATES), thresholds or {}, absolute)
+        rules = Rules(frozenset(GATES), thresholds or {}, absolute, noise)
         return gate_runs(runs[0], [runs[1]], rules, strict)
 
     return judge
@@ -128,6 +138,14 @@ def test_a_slower_method_on_a_machine_that_was_faster_is_slower(judged, rows):
 def test_a_method_that_is_slower_itself_is_not_excused(judged, rows):
     new = slowed(faster_plain(rows(2)), 1.05, gamma="4", method="fused")
     gate = judged(rows(1), new)
+    assert ("fused", "4", "speedup / γ = 0") in fails(gate)
+    assert {"block", "baseline"} <= {v.finding.label for v in excused(gate)}
+
+
+def test_noise_of_the_times_hides_no_loss_of_the_method(judged, rows):
+    noise = Noise({"verify_us/": 0.5, "tokens_per_s/": 0.5}, runs=["a", "b"], about=MACHINE)
+    new = slowed(faster_plain(rows(2)), 1.05, gamma="4", method="fused")
+    gate = judged(rows(1), new, noise=noise)
     assert ("fused", "4", "speedup / γ = 0") in fails(gate)
     assert {"block", "baseline"} <= {v.finding.label for v in excused(gate)}
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats as laws
 
-from specbench.report.evidence import Estimate, holm, of_counts, of_rates, of_steps, unpaired
+from specbench.report.evidence import (
+    Estimate,
+    fewest_samples,
+    holm,
+    of_counts,
+    of_rates,
+    of_steps,
+    unpaired,
+)
 from specbench.report.pairing import Batches
 
 
@@ -146,6 +154,18 @@ class TestCounts:
         ]
         # 99 % of 300; fewer than 288 would be a chance of 1 in 10,000
         assert sum(low <= 0 <= high for low, high in found) >= 288
+
+    @pytest.mark.parametrize("tests", [1, 60])
+    @pytest.mark.parametrize("part", [0.0, 0.2])
+    def test_the_fewest_samples_are_those_of_a_total_loss(self, tests, part):
+        def p_value(samples):
+            old, none = np.full(samples, 0.5), np.zeros(samples)
+            codes, ones = np.arange(samples, dtype=np.uint64), np.ones(samples)
+            return of_counts((none, ones), (old, ones), codes, 1, True).p_value(0.5 * part)
+
+        needed = fewest_samples(tests, part)
+        assert tests * p_value(needed) <= 0.01 < tests * p_value(needed - 1)
+        assert fewest_samples(tests, 1.0) is None
 
     def test_another_rate_is_found(self):
         estimate = of_counts(self.draw(1, 0.4), self.draw(2, 0.6), self.samples, 3, True)

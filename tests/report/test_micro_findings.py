@@ -97,6 +97,22 @@ def test_a_faster_baseline_fails_nothing(files):
     assert {v.finding.label for v in gate.verdicts if v.fails} == {"fused"}
 
 
+def test_noise_of_the_times_hides_no_loss_of_the_method(files):
+    noise = Noise({"time_us/": 0.5}, runs=["a", "b"], about=MACHINE)
+    new = files(5, 3, methods=TIMES | {"baseline": 126.0, "fused": 7.7}, card=0.002)
+    gate = gate_micro(files(5, 1, card=0.002), new, Rules(frozenset(GATES), noise=noise))
+    assert {v.finding.label for v in gate.verdicts if v.fails} == {"fused"}
+
+
+def test_a_method_that_became_unsteady_is_slower_and_never_faster(files):
+    old = files(5, 1, card=0.002)
+    new = [one for place in range(5) for one in files(1, 10 + place, 1.6 + 0.2 * place)]
+    found = {v.verdict for v in gate_micro(old, new, ALL).verdicts if v.finding.label == "fused"}
+    assert found == {"slower"}
+    back = [v for v in gate_micro(new, old, ALL).verdicts if v.finding.label == "fused"]
+    assert {v.why for v in back} == {("spread over 10% between files",)}
+
+
 def test_a_case_that_fails_in_the_new_files_fails_the_gate(files):
     def broken(number, seed):
         return files(number, seed, status="failed", error="out of memory", time_us=None)
