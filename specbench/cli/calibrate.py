@@ -44,8 +44,10 @@ def calibrate(
 ) -> None:
     """Measure the noise of this machine, and keep it beside a reference for `compare --baseline`.
 
-    Every two runs are held against each other; the floor of a figure is the 99 % quantile of what they
-    differ by. `compare` takes it where it is larger than the floor it would take otherwise.
+    Every two runs are held against each other; the floor of a figure is what nine cases in ten stay
+    within, so that one that went wrong does not lift it. What `compare` would not judge (a slowed GPU,
+    another process on it, failed sequences, fewer than three repeats) is left out. `compare` takes the
+    floor where it is larger than the one it would take otherwise.
 
     Example: specbench calibrate demo -- --repeats 5
 
@@ -57,7 +59,7 @@ def calibrate(
             "options of `specbench run` are for a scenario, and files were given",
             "Give the files alone.",
         )
-    from specbench.report.gate import calibrated
+    from specbench.report.calibration import calibrated
     from specbench.report.noise import save_noise
     from specbench.report.reader import read_run, read_runs
 
@@ -71,6 +73,8 @@ def calibrate(
         found.append(run)
     noise = calibrated(found)
     _show(noise)
+    for warning in noise.warnings:
+        talk.print(f"warning: {warning}", markup=False, soft_wrap=True)
     whose = whose or found[0]
     where = save_noise(noise, whose.path)
     talk.print(f"wrote {where}", markup=False, soft_wrap=True)
@@ -133,7 +137,7 @@ def _show(noise: Noise) -> None:
     from specbench.report.render import page
     from specbench.report.sheet import Cell, Column, Sheet, print_sheet
 
-    columns = [Column("figure", right=False), Column("noise"), Column("changes")]
+    columns = [Column("figure", right=False), Column("noise"), Column("cases")]
 
     def row(name: str) -> list[Cell]:
         metric, _, over = name.partition("/")
@@ -142,7 +146,10 @@ def _show(noise: Noise) -> None:
         figure = f"{metric} / {over}" if over else metric
         return [Cell(figure), Cell(size), Cell(str(noise.figures[name]))]
 
-    below = ["noise: the 99 % quantile of |change| between two runs; of fewer than 100 the largest"]
+    below = [
+        "noise: what nine cases in ten stay within, each with its largest change between two runs; of "
+        "three or more at least the largest is left out"
+    ]
     title = f"noise between {len(noise.runs)} runs of one build"
     print_sheet(Sheet(title, columns, [[row(name) for name in noise.floors]], below), page())
 

@@ -134,7 +134,7 @@ def _gate(
     thresholds = parse_thresholds(threshold)
     from specbench.report.findings import Rules
     from specbench.report.gate import gate_micro, gate_runs
-    from specbench.report.noise import load_noise
+    from specbench.report.noise import noise_of
     from specbench.report.reader import read_runs
     from specbench.report.schema import MICRO
 
@@ -145,7 +145,7 @@ def _gate(
             f"`specbench {runs[0].kind}`: they have nothing in common",
             "Give a baseline of the same kind.",
         )
-    rules = Rules(gates, thresholds, absolute, load_noise(references[0].path))
+    rules = Rules(gates, thresholds, absolute, noise_of([one.path for one in references]))
     if runs[0].kind == MICRO:
         return gate_micro(references, runs, rules, strict)
     if len(references) > 1:

@@ -26,9 +26,11 @@ def recommend(
     """Say which method, γ and draft to deploy, what that buys, and how sure it is.
 
     One recommendation for each device, target, task, batch size, temperature and way of running. The
-    speed-up is measured over plain decoding on the same samples, with the 99 % interval that repeats
-    and samples leave, as in `compare`; beside it stands what theory predicts from the acceptance rate
-    and the draft's cost. A method whose quality is worse than plain decoding's is not recommended.
+    speed-up is measured over plain decoding on the same samples, with the 95 % interval that repeats
+    and samples leave; beside it stands what theory predicts from the acceptance rate and the draft's
+    cost. Drafting pays past 3 %, and if the choice of the fastest alone cannot explain it. A method
+    whose quality is worse than plain decoding's, or that failed where plain decoding did not, is not
+    recommended.
 
     Example: specbench recommend results/gamma_sweep-*.parquet
 

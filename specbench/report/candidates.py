@@ -5,17 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from specbench.floors import LESS_IS_BETTER
+from specbench.floors import LESS_IS_BETTER, METRICS
 from specbench.report import stats
 from specbench.report.compare import Within
 from specbench.report.evidence import Estimate, unpaired
 from specbench.report.interval import ADVICE_LEVEL, Interval, as_difference, as_ratio
 from specbench.report.measured import quality_over, speed_over
-from specbench.report.pairing import Batches, Case, Sequences, measured, pooled, together
+from specbench.report.pairing import (
+    Batches,
+    Case,
+    Sequences,
+    measured,
+    pooled,
+    together,
+    unit_of,
+)
 from specbench.report.phases import phase_shares
-from specbench.report.prediction import Prediction, predict
+from specbench.report.prediction import Prediction, predict, prompt_ratio, prompt_seconds
 from specbench.report.repeats import Key, Line, case_key
 from specbench.report.schema import CASE_KEY
 from specbench.report.summary import STEADY_SPREAD, keys_of
@@ -48,6 +57,7 @@ class PlainDecoding:
     batches: Batches
     sequences: Sequences
     prompt_share: float
+    prompt_s: pd.Series[float]
     target_us: float
     tokens: int
     wall_s: float
@@ -116,7 +126,9 @@ def plain_decoding(cases: list[DecodedCase]) -> dict[Key, PlainDecoding]:
         prompt = phase_shares(rows)["prompt"]
         both = [case.case for case in pool]
         measures = pooled(both), together(both)
-        found[key] = PlainDecoding(*measures, prompt, target_us, tokens, wall_s)
+        found[key] = PlainDecoding(
+            *measures, prompt, prompt_seconds(rows), target_us, tokens, wall_s
+        )
     return found
 
 
@@ -125,15 +137,17 @@ def candidate_of(
 ) -> Candidate:
     """A drafting case, measured, predicted and judged."""
     evidence, quality = None, Interval()
-    target_us, prompt = stats.NAN, stats.NAN
+    target_us, prompt, own_prompt = stats.NAN, stats.NAN, 1.0
+    excluded = "" if allow_approximate else _inexact(case.line)
     if plain is not None:
         target_us, prompt = plain.target_us, plain.prompt_share
+        own_prompt = prompt_ratio(prompt_seconds(case.rows), plain.prompt_s)
+        excluded = excluded or _failed(case.case, plain.sequences)
         evidence = speed_over(case.case.batches, plain.batches)
         if pd.isna(case.line["synthetic_acceptance"]):
             quality = as_difference(quality_over(case.case.sequences, plain.sequences))
-    excluded = "" if allow_approximate else _inexact(case.line)
     excluded = excluded or _worse(quality, case.line)
-    said = predict(case.rows, case.line, target_us, prompt)
+    said = predict(case.rows, case.line, target_us, prompt, own_prompt)
     speedup = as_ratio(evidence)
     return Candidate(case.line, case.case.batches, speedup, said, quality, excluded, evidence)
 
@@ -144,15 +158,30 @@ def _inexact(line: Line) -> str:
     return "an approximation" if line["exact"] is False else "not known to be exact"
 
 
+def _failed(case: Case, plain: Sequences) -> str:
+    """Its speed is that of the sequences that it finished: who cannot do the rest is no choice."""
+    own, needed = (unit_of(one.item, one.repeat) for one in (case.sequences, plain))
+    if not case.failed or np.isin(needed, own).all():
+        return ""
+    return f"failed sequences: {case.failed} of {case.failed + len(own)}"
+
+
 def _worse(quality: Interval, line: Line) -> str:
-    """Only what the whole interval says: an exact method differs from plain decoding by luck."""
+    """By more than the gate's floor, and worse at all for sure: an exact method differs from plain
+    decoding by luck."""
+    floor = METRICS["quality"].floor.absolute
     less = line["metric"] in LESS_IS_BETTER
-    worse = quality.low > 0 if less else quality.high < 0
+    worse = quality.low > 0 and quality.value > floor
+    if not less:
+        worse = quality.high < 0 and quality.value < -floor
     return f"{line['metric']} worse than plain decoding's ({quality.value:+.3f})" if worse else ""
 
 
 def alike(best: Candidate, other: Candidate) -> bool:
-    """Whether noise, of repeats or of samples, may have put `best` first."""
+    """Whether noise, of repeats or of samples, may have put `best` first. One without plain decoding is
+    not held against one that has it: they are of other days."""
+    if math.isnan(best.speedup.value) != math.isnan(other.speedup.value):
+        return False
     ahead = _ahead(best, other)
     if ahead is None:
         return best.tokens_per_s <= (1 + STEADY_SPREAD) * other.tokens_per_s

@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from typing import Any
-
-import numpy as np
 
 from specbench.errors import ExitCode, InputError, NotComparableError
 from specbench.report.compare import compare_runs
@@ -20,15 +17,12 @@ from specbench.report.findings import Rules, Side, findings
 from specbench.report.judge import judge
 from specbench.report.lost import cases_alone, failure_notes, lost_cases
 from specbench.report.micro_findings import micro_findings
-from specbench.report.noise import ABOUT, Noise, machine_text, quantile
+from specbench.report.noise import Noise, machine_text
 from specbench.report.pairing import same_sequences
 from specbench.report.reader import Run
-from specbench.report.schema import MICRO
 from specbench.report.verdict import INCONCLUSIVE, Finding, Verdict, in_words
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "inconclusive"
-_BUILD = ("kernel_hash", "git_sha", "packages", "device_name", "driver")
-"""Metadata that runs of one build on one machine have in common."""
 
 
 @dataclass(frozen=True)
@@ -171,47 +165,6 @@ def methods_against_baseline(run: Run) -> list[Verdict]:
     found = findings([Side(run)], Rules())
     order = {id(finding): place for place, finding in enumerate(found)}
     return sorted(judge(found), key=lambda verdict: order[id(verdict.finding)])
-
-
-def calibrated(runs: Sequence[Run]) -> Noise:
-    """The noise between runs of one build on one machine: every two of them against each other.
-
-    Raises:
-        InputError: fewer than two runs, one of them twice, or not all of one build and machine.
-        NotComparableError: they have no figure in common.
-    """
-    unlike = [name for name in _BUILD if len({str(run.metadata.get(name)) for run in runs}) > 1]
-    if len({run.run_id for run in runs}) < 2 or unlike:
-        what = f"they differ in {', '.join(unlike)}" if unlike else "there is one run"
-        raise InputError(
-            f"noise is between runs of one build on one machine, and {what}",
-            "Give at least two result files of the same build, or a scenario to run several times.",
-        )
-    _refuse_repeated(runs)
-    changes: dict[str, list[float]] = {}
-    for new, old in combinations(runs, 2):
-        for finding in _between(new, old):
-            if finding.estimate is not None and np.isfinite(finding.estimate.change):
-                size = abs(finding.estimate.change)
-                part = size if finding.metric.is_difference else float(np.expm1(size))
-                changes.setdefault(f"{finding.metric.name}/{finding.over}", []).append(part)
-    if not changes:
-        raise NotComparableError(
-            "the runs have no figure in common", "Give runs of one scenario, of the same seed."
-        )
-    return Noise(
-        {name: quantile(found) for name, found in changes.items()},
-        {name: len(found) for name, found in changes.items()},
-        [run.run_id for run in runs],
-        {name: runs[0].metadata.get(name) for name in ABOUT},
-    )
-
-
-def _between(new: Run, old: Run) -> list[Finding]:
-    rules = Rules(absolute=True)
-    if new.kind == MICRO:
-        return micro_findings([new], [old], rules)
-    return findings([Side(new), Side(old)], rules)
 
 
 def _why_none(runs: Sequence[Run]) -> str:

@@ -15,7 +15,8 @@ from specbench.errors import InputError
 from specbench.report.atomic import atomic_file
 
 SUFFIX, SCHEMA = ".noise.json", "specbench.noise/1"
-QUANTILE = 0.99
+OUTLIERS = 0.1
+"""So large a part of the cases, and at least one of three or more, lifts no floor."""
 MACHINE = ("device_name", "driver")
 """What must be the same for noise to be a run's: another card, or another driver, has its own."""
 ABOUT = (*MACHINE, "kernel_hash", "git_sha")
@@ -27,16 +28,18 @@ class Noise:
     """What `specbench calibrate` found.
 
     Attributes:
-        floors: "metric/over" → the 99 % quantile of |change| between runs of one build: a part of the
-            figure, or of a metric that is a difference, that difference.
-        figures: "metric/over" → how many changes that is the quantile of.
+        floors: "metric/over" → `robust_floor` of the cases' largest changes between runs of one build:
+            a part of the figure, or of a metric that is a difference, that difference.
+        figures: "metric/over" → of how many cases.
         runs: their ids; `about`: the machine and the build, as a file's metadata names them.
+        warnings: what was left out and which floors are suspiciously high; not kept in the file.
     """
 
     floors: Mapping[str, float]
     figures: Mapping[str, int] = field(default_factory=dict)
     runs: Sequence[str] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     def of(self, metric: str, over: str) -> float:
         """The floor for a metric that is held against `over`; 0 if none was found."""
@@ -58,9 +61,19 @@ def machine_text(metadata: Mapping[str, Any]) -> str:
     return f"{device or 'an unknown device'}{f', driver {driver}' if driver else ''}"
 
 
-def quantile(changes: Sequence[float]) -> float:
-    """The 99 % quantile of |change|; of fewer than a hundred the largest."""
-    return float(np.quantile(np.abs(changes), QUANTILE, method="higher"))
+def robust_floor(changes: Sequence[float]) -> float:
+    """What the largest changes of nine cases in ten stay within: one that went wrong lifts it for none.
+
+    Where all cases are alike, 5 runs' largest change has its 90 % quantile where |change| of two runs has
+    its 98.6 % (Student's range; normal law).
+
+    Args:
+        changes: (cases,) each the largest |change| of its figure between any two runs. Of two cases
+            nobody can tell which is the outlier: there the larger one counts.
+    """
+    count = len(changes)
+    outliers = max(1, int(OUTLIERS * count)) if count > 2 else 0
+    return sorted(changes)[count - 1 - outliers]
 
 
 def beside(reference: Path) -> Path:
@@ -78,7 +91,6 @@ def save_noise(noise: Noise, reference: Path) -> Path:
     content = {
         "schema": SCHEMA,
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quantile": QUANTILE,
         "runs": list(noise.runs),
         **noise.about,
         "floors": dict(noise.floors),
@@ -95,6 +107,22 @@ def save_noise(noise: Noise, reference: Path) -> Path:
             "Copy the reference to a folder that can be written.",
         ) from error
     return path
+
+
+def noise_of(references: Sequence[Path]) -> Noise | None:
+    """What is kept beside the files of one side, whichever of them it is; None if nothing is.
+
+    Raises:
+        InputError: it is kept beside several and is not the same, or cannot be read.
+    """
+    found = {path: noise for path in references if (noise := load_noise(path)) is not None}
+    kept = list(found.values())
+    if any(noise != kept[0] for noise in kept):
+        raise InputError(
+            f"noise is kept beside several baselines: {', '.join(str(beside(p)) for p in found)}",
+            "Keep one: calibrate again with --reference, and remove the others.",
+        )
+    return kept[0] if kept else None
 
 
 def load_noise(reference: Path) -> Noise | None:

@@ -23,8 +23,8 @@ class Prediction:
         c: time of one draft token over that of a plain target step, both measured at this batch size.
         decoding: `stats.predicted_speedup`: of decoding alone, where scoring γ + 1 tokens costs as
             much as scoring one, and verification nothing.
-        whole: of the whole with its prompt, which drafting leaves as it is (Amdahl); NaN where the
-            prompt was not timed.
+        whole: of the whole with its prompt (Amdahl), which takes as long as it was measured to take:
+            with drafts longer than without, since the draft reads it too; NaN where it was not timed.
         scoring: the target's step over that in plain decoding, measured: the theorem has 1.
     """
 
@@ -35,7 +35,9 @@ class Prediction:
     scoring: float
 
 
-def predict(rows: pd.DataFrame, line: Line, plain_target_us: float, prompt: float) -> Prediction:
+def predict(
+    rows: pd.DataFrame, line: Line, plain_target_us: float, prompt: float, own_prompt: float
+) -> Prediction:
     """From the counts and times of a case.
 
     Args:
@@ -43,6 +45,7 @@ def predict(rows: pd.DataFrame, line: Line, plain_target_us: float, prompt: floa
         line: of its summary.
         plain_target_us: median time of the target's step in plain decoding.
         prompt: part of plain decoding's wall time that its prompts took; NaN: not timed.
+        own_prompt: time of the case's prompts over that of plain decoding's, see `prompt_ratio`.
     """
     offered, accepted = (_steps(rows, f"step_{name}") for name in ("drafted", "accepted"))
     alpha = stats.independent_acceptance(offered, accepted)
@@ -54,8 +57,23 @@ def predict(rows: pd.DataFrame, line: Line, plain_target_us: float, prompt: floa
     each_us = draft_us[drafting] / made[drafting] if timed else np.empty(0)
     c = stats.ratio(stats.median_and_spread(each_us)[0], plain_target_us)
     decoding = _in_theory(alpha, line["gamma"], made[drafting], c)
-    whole = stats.ratio(1, prompt + (1 - prompt) / decoding)
+    whole = stats.ratio(1, prompt * own_prompt + (1 - prompt) / decoding)
     return Prediction(alpha, c, decoding, whole, stats.ratio(line["target_us"], plain_target_us))
+
+
+def prompt_seconds(rows: pd.DataFrame) -> pd.Series[float]:
+    """Sample → the mean time of the prompts of its batches; without samples where it was not timed."""
+    return rows.groupby("sample_id")["prefill_s"].mean().dropna()
+
+
+def prompt_ratio(own: pd.Series[float], plain: pd.Series[float]) -> float:
+    """The prompts' time over plain decoding's, on the samples that both have; 1 where one was not timed.
+
+    Args:
+        own, plain: of `prompt_seconds`.
+    """
+    both = own.index.intersection(plain.index)
+    return stats.ratio(own[both].sum(), plain[both].sum()) if len(both) else 1.0
 
 
 def _steps(rows: pd.DataFrame, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:

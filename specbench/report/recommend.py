@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from specbench.errors import NotComparableError
+from specbench.floors import METRICS
 from specbench.report import stats
 from specbench.report.candidates import (
     Candidate,
@@ -21,6 +22,7 @@ from specbench.report.candidates import (
     plain_decoding,
 )
 from specbench.report.compare import Within
+from specbench.report.interval import Interval, as_ratio_of_best
 from specbench.report.prediction import between
 from specbench.report.repeats import Key
 from specbench.report.reservations import doubts
@@ -31,6 +33,9 @@ TASK_KEY = ["device_name", "target", *(name for name in GROUP_KEY if name != "pa
 
 DRAFT, PLAIN, OPEN, UNKNOWN = "draft", "plain", "open", "unknown"
 """Verdicts: drafting pays; it does not; the noise hides which; there is no γ = 0 to tell."""
+
+PAYS = 1 + METRICS["speedup"].floor.relative
+"""A speed-up up to here is not worth drafting for: less counts for nothing in the gate either."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Recommendation:
         key: of `TASK_KEY`.
         verdict: `DRAFT`, `PLAIN`, `OPEN` or `UNKNOWN`.
         best: the fastest that may be recommended; None if all are excluded.
+        among: of how many it is the fastest: those that may be recommended.
+        selected: its speed-up with an interval that allows for this choice.
         equal: others whose difference from it lies within the noise, the fastest first.
         candidates: all, the fastest first.
         unmeasured: the γ of the best method that was not run and may be faster than all that were.
@@ -61,6 +68,8 @@ class Recommendation:
     key: dict[str, Any]
     verdict: str
     best: Candidate | None
+    among: int
+    selected: Interval
     equal: list[Candidate]
     candidates: list[Candidate]
     unmeasured: Unmeasured | None
@@ -110,16 +119,17 @@ def _recommendation(
         for case in cases
         if not case.plain
     ]
-    # Pairs and runs differ in their plain decoding; without it nothing but tokens/s is left.
-    alone = any(math.isnan(one.speedup.value) for one in candidates)
-    candidates.sort(key=lambda x: x.tokens_per_s if alone else x.speedup.value, reverse=True)
+    candidates.sort(key=_rank)
     allowed = [one for one in candidates if not one.excluded]
     best = allowed[0] if allowed else None
+    selected = as_ratio_of_best(best.evidence if best is not None else None, len(allowed))
     tokens, wall_s = (sum(getattr(one, n) for one in plain.values()) for n in ("tokens", "wall_s"))
     return Recommendation(
         key,
-        _verdict(best),
+        _verdict(best, selected),
         best,
+        len(allowed),
+        selected,
         [one for one in allowed[1:] if best is not None and alike(best, one)],
         candidates,
         _unmeasured(best, candidates) if best is not None else None,
@@ -128,16 +138,27 @@ def _recommendation(
     )
 
 
-def _verdict(best: Candidate | None) -> str:
+def _rank(one: Candidate) -> tuple[bool, float]:
+    """By the speed-up, since pairs and runs differ in their plain decoding; where there was none nothing
+    but tokens/s is left, which says nothing beside other days' speed-ups: they come last."""
+    alone = math.isnan(one.speedup.value)
+    return alone, -(one.tokens_per_s if alone else one.speedup.value)
+
+
+def _verdict(best: Candidate | None, selected: Interval) -> str:
+    """Drafting pays if the interval lies past `PAYS`, and past 1 also if it is widened for the choice."""
     if best is None:
         return OPEN
     speedup = best.speedup
     if math.isnan(speedup.value):
         return UNKNOWN
-    low, high = speedup.low, speedup.high
+    low, high, chosen_low = speedup.low, speedup.high, selected.low
     if not speedup.known:  # one repeat: more than the spread that is called unsteady
         low, high = speedup.value / (1 + STEADY_SPREAD), speedup.value * (1 + STEADY_SPREAD)
-    return DRAFT if low > 1 else PLAIN if high < 1 else OPEN
+        chosen_low = low
+    if low > PAYS and chosen_low > 1:
+        return DRAFT
+    return PLAIN if high < PAYS else OPEN
 
 
 def _unmeasured(best: Candidate, candidates: list[Candidate]) -> Unmeasured | None:

@@ -47,6 +47,8 @@ def _as_dict(found: Recommendation) -> dict[str, Any]:
         "verdict": found.verdict,
         "sentence": sentence(found),
         "best": _candidate_dict(found.best) if found.best else None,
+        "among": found.among,
+        "speedup_of_best_among": _known(vars(found.selected)),
         "equal": [_candidate_dict(one) for one in found.candidates if id(one) in equal],
         "candidates": [_candidate_dict(one) for one in found.candidates],
         "not_measured": _known(vars(found.unmeasured)) if found.unmeasured else None,

@@ -11,7 +11,7 @@ from specbench.report.candidates import Candidate
 from specbench.report.captions import APPROXIMATE, UNKNOWN, group_title
 from specbench.report.compare import gamma_order
 from specbench.report.interval import ADVICE_LEVEL, Interval
-from specbench.report.recommend import DRAFT, OPEN, PLAIN, Recommendation
+from specbench.report.recommend import DRAFT, OPEN, PAYS, PLAIN, Recommendation
 from specbench.report.recommend import UNKNOWN as NO_PLAIN
 from specbench.report.sheet import (
     NO_VALUE,
@@ -46,21 +46,23 @@ def advice(found: Recommendation) -> str:
     if best is None:
         excluded = ", ".join(f"{name(one)}: {one.excluded}" for one in found.candidates[:NAMED])
         return f"Nothing here can be recommended ({excluded})."
-    fastest = f"{name(best)}, the fastest, is {gain(best.speedup)}"
+    which = f"{name(best)}{_run(best, found)}"
+    fastest = f"{which}, the fastest, is {gain(best.speedup)}"
     return {
-        DRAFT: f"Draft with {name(best)}: {gain(best.speedup)}.",
+        DRAFT: f"Draft with {which}: {gain(best.speedup)}.",
         PLAIN: f"Decode plainly: {fastest}.",
         OPEN: f"It is open whether drafting pays: {fastest}.",
-        NO_PLAIN: f"{_capital(name(best))} is the fastest with {amount(best.tokens_per_s)} tokens/s; "
+        NO_PLAIN: f"{_capital(which)} is the fastest with {amount(best.tokens_per_s)} tokens/s; "
         "whether it beats plain decoding is not known: γ = 0 was not run.",
     }[found.verdict]
 
 
 def alternatives(found: Recommendation) -> str:
     """What the noise cannot tell from it; "" if there is nothing."""
-    if not found.equal or found.verdict == PLAIN:
+    others = [one for one in found.equal if found.best is None or _case(one) != _case(found.best)]
+    if not others or found.verdict == PLAIN:
         return ""
-    parts = _by_method(found.equal)
+    parts = _by_method(others)
     rest = len(parts) - NAMED
     more = [f"{rest} more method{'s' if rest != 1 else ''}"] if rest > 0 else []
     return f"Or equally: {'; '.join(parts[:NAMED] + more)}. The noise hides which is faster."
@@ -68,13 +70,13 @@ def alternatives(found: Recommendation) -> str:
 
 def _by_method(candidates: Iterable[Candidate]) -> list[str]:
     """block at γ = 4, 8"""
-    gammas: dict[str, list[str]] = {}
+    gammas: dict[str, set[str]] = {}
     for one in candidates:
-        gammas.setdefault(_who(one), []).append(one.line["gamma"])
+        gammas.setdefault(_who(one), set()).add(one.line["gamma"])
     return [f"{who} at {_listed(values)}" for who, values in gammas.items()]
 
 
-def _listed(values: list[str]) -> str:
+def _listed(values: set[str]) -> str:
     order = sorted(values, key=gamma_order)
     if len(order) <= NAMED + 1:
         return f"γ = {', '.join(order)}"
@@ -89,6 +91,19 @@ def name(one: Candidate) -> str:
 def _who(one: Candidate) -> str:
     sign = {True: "", False: f" {APPROXIMATE}"}.get(one.line["exact"], f" {UNKNOWN}")
     return f"{one.line['label']}{sign}"
+
+
+def _case(one: Candidate) -> tuple[str, str, str]:
+    return one.line["label"], one.line["pair"], one.line["gamma"]
+
+
+def _twice(found: Recommendation) -> bool:
+    """Whether some case was run in several files, each with its own plain decoding."""
+    return len({_case(one) for one in found.candidates}) < len(found.candidates)
+
+
+def _run(one: Candidate, found: Recommendation) -> str:
+    return f" in run {one.line['run_id']}" if _twice(found) else ""
 
 
 def gain(speedup: Interval) -> str:
@@ -125,8 +140,20 @@ def reasons(found: Recommendation) -> list[str]:
     rests = f"{repeats} of {batches} beside plain decoding"
     if not speedup.known:
         return found.doubts
-    touches = "holds 1×" if found.verdict == OPEN else "does not touch 1×"
-    return [f"{rests}, whose interval {touches}", *found.doubts]
+    return [f"{rests}, whose interval {_touches(found)}", *found.doubts]
+
+
+def _touches(found: Recommendation) -> str:
+    """Why it is that verdict; up to `PAYS` nothing is worth drafting for."""
+    assert found.best is not None
+    pays = f"{fixed(PAYS, 2)}×"
+    if found.verdict == PLAIN:
+        return f"stays under {pays}"
+    if found.verdict == DRAFT:
+        return f"does not touch {pays}"
+    if found.best.speedup.low > PAYS:
+        return f"holds 1× once it is widened for the choice among {found.among}"
+    return f"holds {pays}"
 
 
 def belief(found: Recommendation) -> str:
@@ -169,6 +196,7 @@ def sheet(found: Recommendation, explained: bool = True) -> Sheet:
     several = len({one.line["pair"] for one in found.candidates}) > 1
     columns = [Column("method", right=False), Column("γ")]
     columns += [Column("pair", right=False)] if several else []
+    columns += [Column("run", right=False)] if _twice(found) else []
     columns += [Column("tokens/s"), Column("speed-up", "vs γ = 0")]
     columns += [Column(f"{100 * ADVICE_LEVEL:g} %", "interval")]
     columns += [Column("predicted", "whole"), Column("α", "per draft"), Column("c")]
@@ -200,6 +228,7 @@ def _shown(found: Recommendation) -> list[Candidate]:
 def _row(one: Candidate, found: Recommendation, several: bool) -> list[Cell]:
     said, best = one.prediction, one is found.best
     texts = [_who(one), one.line["gamma"], *([one.line["pair"]] if several else [])]
+    texts += [one.line["run_id"]] if _twice(found) else []
     texts += [amount(one.line["tokens_per_s"]), times(one.speedup.value)]
     texts.append(between(one.speedup, "–"))
     texts += [times(said.whole), fixed(said.alpha, 3), fixed(said.c, 3)]
@@ -214,6 +243,8 @@ def _row(one: Candidate, found: Recommendation, several: bool) -> list[Cell]:
 def _standing(one: Candidate, found: Recommendation) -> str:
     if one.excluded:
         return one.excluded
+    if found.verdict != NO_PLAIN and math.isnan(one.speedup.value):
+        return "γ = 0 not run"
     if one is found.best:
         return "recommended" if found.verdict == DRAFT else "fastest"
     return "equal" if any(one is other for other in found.equal) else "slower"
@@ -222,15 +253,16 @@ def _standing(one: Candidate, found: Recommendation) -> str:
 def _unmeasured_row(found: Recommendation, several: bool, width: int) -> list[Cell]:
     other = found.unmeasured
     assert other is not None
-    texts = [other.label, str(other.gamma), *([other.pair] if several else []), NO_VALUE, NO_VALUE]
-    texts += [NO_VALUE, times(other.speedup)]
+    texts = [other.label, str(other.gamma), *([other.pair] if several else [])]
+    texts += [NO_VALUE] * (_twice(found) + 3) + [times(other.speedup)]
     return [Cell(text) for text in (*texts, *[NO_VALUE] * (width - len(texts) - 1), "not measured")]
 
 
 def _notes(found: Recommendation) -> list[str]:
     notes = [
         "each method at its fastest γ; predicted: theorem 3.8 of 2211.17192 from α (accepted / tested "
-        "drafts) and c (a draft token / a plain target step), with the prompt; scoring: the target's step"
+        "drafts) and c (a draft token / a plain target step), with the prompt as it was "
+        "timed; scoring: the target's step"
     ]
     if (found.key["batch_size"] or 1) > 1:
         notes.append(

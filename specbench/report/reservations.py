@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pandas as pd
 
 from specbench.report import captions
 from specbench.report.candidates import Candidate, DecodedCase
 from specbench.report.clocks import tainting_ratio
 from specbench.report.repeats import Line
-from specbench.report.summary import STEADY_REPEATS
+from specbench.report.summary import GROUP_KEY, STEADY_REPEATS, keys_of
 
 FEW_SAMPLES = 8
 """Fewer, and what one text does decides."""
@@ -20,10 +22,10 @@ def doubts(best: Candidate, cases: list[DecodedCase]) -> list[str]:
     found = [line["unsteady"]] if line["unsteady"] else []
     if not found and 0 < best.speedup.repeats < STEADY_REPEATS:
         found.append(f"fewer than {STEADY_REPEATS} repeats beside plain decoding")
-    samples = pd.concat([case.rows["sample_id"] for case in cases]).nunique()
+    samples = next(case.rows["sample_id"].nunique() for case in cases if case.line is line)
     if samples < FEW_SAMPLES:
         found.append(f"{samples} sample{'s' if samples != 1 else ''}: other texts may do otherwise")
-    found += [_slowed(cases), _interrupted(cases), _lost(cases), _as_torch(line)]
+    found += [_slowed(cases), _interrupted(cases), _lost(line, cases), _as_torch(line)]
     if not pd.isna(line["synthetic_acceptance"]):
         found.append(
             f"acceptance is synthetic: this holds for {line['alpha']:.0%} of drafts accepted, whatever "
@@ -53,11 +55,19 @@ def _interrupted(cases: list[DecodedCase]) -> str:
     return f"interrupted: not all that was asked for ({', '.join(cut)})" if cut else ""
 
 
-def _lost(cases: list[DecodedCase]) -> str:
-    """A case of which nothing finished is not among them, so the runs are asked."""
-    runs = {case.within.run.run_id: case.within.run.rows["status"] for case in cases}
-    failed = sum(int((status == "failed").sum()) for status in runs.values())
-    return f"{failed} sequence{'s' if failed != 1 else ''} failed" if failed else ""
+def _lost(line: Line, cases: list[DecodedCase]) -> str:
+    """How many sequences of this task failed, and whose. A case of which nothing finished is not among
+    the cases, so the runs are asked."""
+    of = [name for name in GROUP_KEY if name != "pair"]
+    (wanted,) = keys_of(pd.DataFrame([line]), of)
+    lost: Counter[tuple[str, str]] = Counter()
+    for rows in {case.within.run.run_id: case.within.run.rows for case in cases}.values():
+        failed = rows[rows["status"] == "failed"]
+        here = [key == wanted for key in keys_of(failed, of)]
+        lost.update(zip(failed["method"][here], failed["gamma"][here], strict=True))
+    whose = [f"{number} of {method} at γ = {gamma}" for (method, gamma), number in lost.items()]
+    several = "s" if lost.total() != 1 else ""
+    return f"{lost.total()} sequence{several} failed ({', '.join(whose)})" if whose else ""
 
 
 def _as_torch(line: Line) -> str:

@@ -45,7 +45,7 @@ def test_files_of_one_build(write, capsys):
     out, err = capsys.readouterr()
     assert "noise between 3 runs of one build" in out
     (line,) = [line for line in out.splitlines() if line.startswith("verify_us / baseline")]
-    assert line.split()[-2:] == ["5.00%", "3"]
+    assert line.split()[-2:] == ["5.00%", "1"]
     saved = files[0].with_suffix(".noise.json")
     assert f"wrote {saved}" in err
     content = json.loads(saved.read_text())
@@ -129,15 +129,16 @@ def test_one_file_and_another_build_are_refused(write, capsys):
 
 
 def test_runs_a_scenario_as_run_does(tmp_path, capfd):
-    options = ["--method", "baseline,fused", "--gamma", "0,2", "--task", "code", "--samples", "2"]
-    options += ["--repeats", "2", "--max-new-tokens", "8", "--device", "cpu"]
+    options = ["--method", "baseline,fused", "--gamma", "0,2", "--task", "code", "--samples", "3"]
+    options += ["--repeats", "3", "--max-new-tokens", "8", "--device", "cpu"]
     asked = ["calibrate", "smoke", "--runs", "2", "--output-dir", str(tmp_path), "--", *options]
     assert main(asked) == 0
     (folder,) = tmp_path.iterdir()
     files, noise = sorted(folder.glob("*.parquet")), list(folder.glob("*.noise.json"))
     assert (len(files), len(noise)) == (2, 1)
     floors = json.loads(noise[0].read_text())["floors"]
-    assert floors["verify_us/baseline"] > 0
-    assert floors["alpha/"] == 0  # the same seeds, the same tokens
+    assert (
+        floors["alpha/"] == 0
+    )  # the same seeds, the same tokens; of times a busy machine has none
     assert main(["calibrate", "no-such-scenario", "--output-dir", str(tmp_path)]) == 2
     assert "ended with exit code 2" in capfd.readouterr().err

@@ -18,7 +18,6 @@ from specbench.report.gate import (
     FAILED,
     PASSED,
     UNDECIDED,
-    calibrated,
     gate_runs,
     methods_against_baseline,
 )
@@ -745,41 +744,6 @@ class TestWithinARun:
     def test_without_repeats_nothing_is_certain(self, write_run, rows):
         found = methods_against_baseline(read_run(write_run(rows(1, repeats=1))))
         assert {v.verdict for v in found} == {"inconclusive"}
-
-
-class TestCalibration:
-    def test_the_noise_is_what_runs_of_one_build_differ_by(self, write_run, rows):
-        runs = [read_run(write_run(rows(day), **MACHINE)) for day in (1, 2, 3)]
-        noise = calibrated(runs)
-        changes = [
-            abs(v.change)
-            for i, new in enumerate(runs)
-            for old in runs[:i]
-            for v in gate_runs(new, [old], ALL).verdicts
-            if v.finding.figure == "verify_us / baseline"
-        ]
-        assert noise.figures["verify_us/baseline"] == len(changes) == 3 * 6
-        assert noise.of("verify_us", "baseline") == pytest.approx(max(changes), rel=0.01)
-        assert noise.of("alpha", "") == 0.0
-        assert 0.001 < noise.of("tokens_per_s", "") < 0.2
-
-    def test_a_calibrated_gate_passes_its_own_runs(self, write_run, rows):
-        runs = [read_run(write_run(rows(day), **MACHINE)) for day in (1, 2)]
-        rules = Rules(frozenset(GATES), absolute=True, noise=calibrated(runs))
-        assert gate_runs(runs[0], [runs[1]], rules).decision != FAILED
-
-    @pytest.mark.parametrize("name", ["kernel_hash", "git_sha", "driver"])
-    def test_another_build_is_refused(self, write_run, rows, name):
-        runs = [
-            read_run(write_run(rows(1, repeats=1), **(MACHINE | {name: value})))
-            for value in ("a", "b")
-        ]
-        with pytest.raises(InputError, match=f"they differ in {name}"):
-            calibrated(runs)
-
-    def test_one_run_is_refused(self, write_run, rows):
-        with pytest.raises(InputError, match="there is one run"):
-            calibrated([read_run(write_run(rows(1, repeats=1)))])
 
 
 def test_step_medians_leave_out_what_verified_nothing():

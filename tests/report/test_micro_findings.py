@@ -7,8 +7,9 @@ import pytest
 
 from specbench.errors import InputError, NotComparableError
 from specbench.floors import GATES
+from specbench.report.calibration import calibrated
 from specbench.report.findings import Rules
-from specbench.report.gate import FAILED, PASSED, UNDECIDED, calibrated, gate_micro
+from specbench.report.gate import FAILED, PASSED, UNDECIDED, gate_micro
 from specbench.report.micro_writer import MicroWriter
 from specbench.report.noise import Noise
 from specbench.report.reader import read_run

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from specbench.errors import InputError
-from specbench.report.noise import Noise, beside, load_noise, quantile, save_noise
+from specbench.report.noise import Noise, beside, load_noise, noise_of, robust_floor, save_noise
 
 
 def test_is_kept_beside_the_reference(tmp_path):
@@ -59,6 +59,27 @@ def test_a_damaged_one_is_refused(tmp_path, text):
     assert "specbench calibrate" in error.value.hint
 
 
-def test_of_few_changes_the_largest_counts():
-    assert quantile([0.01, -0.04, 0.02]) == 0.04
-    assert quantile([0.001 * i for i in range(1001)]) == pytest.approx(0.99)
+def test_one_case_in_ten_and_at_least_one_of_three_lifts_no_floor():
+    assert robust_floor([0.01]) == 0.01
+    assert robust_floor([0.01, 0.6]) == 0.6
+    assert robust_floor([0.02, 0.6, 0.01]) == 0.02
+    assert robust_floor([0.001 * i for i in range(100)]) == pytest.approx(0.089)
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_it_does_not_matter_beside_which_file_of_a_side_it_is(tmp_path, where):
+    files = [tmp_path / f"micro-{i}.parquet" for i in range(3)]
+    assert noise_of(files) is None
+    save_noise(Noise({"time_us/baseline": 0.05}), files[where])
+    assert noise_of(files).floors == {"time_us/baseline": 0.05}
+
+
+def test_several_that_differ_are_refused(tmp_path):
+    files = [tmp_path / f"micro-{i}.parquet" for i in range(3)]
+    save_noise(Noise({"time_us/baseline": 0.05}), files[0])
+    save_noise(Noise({"time_us/baseline": 0.05}), files[1])
+    assert noise_of(files).of("time_us", "baseline") == 0.05
+    save_noise(Noise({"time_us/baseline": 0.06}), files[2])
+    with pytest.raises(InputError, match=r"micro-0.noise.json, .*micro-2.noise.json") as error:
+        noise_of(files)
+    assert "--reference" in error.value.hint

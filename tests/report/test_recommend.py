@@ -39,6 +39,10 @@ def one(advise):
     return run
 
 
+EXACT = ("fused", "block", "exact", "mine")
+CLAIMS = {name: {"exact": True} for name in EXACT}
+
+
 def names(candidates):
     return [(one.line["method"], one.line["gamma"]) for one in candidates]
 
@@ -166,6 +170,16 @@ def test_worse_words_are_out_and_which_way_is_worse_is_the_metric_s(one, sweep, 
     assert names([found.best]) == [("baseline" if out else "fused", "2")]
 
 
+@pytest.mark.parametrize(("lost", "out"), [(0.0006, False), (0.019, False), (0.021, True)])
+def test_quality_has_the_gates_floor(one, sweep, lost, out):
+    """Each sample is certainly worse by that; plain decoding has 0.5."""
+    rows = [
+        row | {"metric_value": 0.5 - lost} if row["gamma"] == "2" else row
+        for row in sweep({"fused": {"2": 2.0}})
+    ]
+    assert (one(rows).best is None) == out
+
+
 def test_quality_within_its_noise_excludes_nobody(one, sweep):
     rows = sweep({"fused": {"2": 2.0}})
     luck = [0.1, 0.9, 0.4, 0.6, 0.2, 0.7, 0.5, 0.4]  # mean 0.475, plain decoding has 0.5
@@ -236,7 +250,54 @@ def test_a_gain_within_the_noise_is_open(one, sweep):
         for row in rows
     ])  # fmt: skip
     assert (found.verdict, support(found)) == (OPEN, "weakly supported")
-    assert "holds 1×" in belief(found)
+    assert "holds 1.03×" in belief(found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_less_than_the_gates_floor_is_nothing_to_draft_for(one, sweep, seed):
+    """Sixteen cases that are truly 0.3 % apart, each the same in all repeats: some are surely past 1."""
+    random = np.random.default_rng(seed)
+    gains = {m: {g: math.exp(random.normal(0, 0.003)) for g in ("1", "2", "4", "8")} for m in EXACT}
+    found = one(shaken(sweep(gains), 0.0005, EXACT), methods=CLAIMS)
+    assert found.best.speedup.low > 1
+    assert (found.verdict, found.among) == (PLAIN, 16)
+    assert "stays under 1.03×" in belief(found)
+
+
+def test_luck_in_the_choice_of_the_fastest_is_not_taken_for_a_gain(one, sweep):
+    """Drafting buys nothing, and each repeat and case has its own luck: one of sixteen is lucky."""
+    verdicts = []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        rows = [
+            row | {"wall_s": row["wall_s"] * luck[row["case_id"], row["repeat"]]}
+            for luck in [
+                {
+                    (f"{m}-{g}", r): math.exp(random.normal(0, 0.05))
+                    for m in (*EXACT, "baseline")
+                    for g in "01248"
+                    for r in range(3)
+                }
+            ]
+            for row in sweep({m: dict.fromkeys("1248", 1.0) for m in EXACT}, samples=4)
+        ]
+        verdicts.append(one(rows, methods=CLAIMS).verdict)
+    assert DRAFT not in verdicts
+
+
+def test_an_interval_that_only_the_choice_widens_is_said_to_be(one, sweep):
+    """Fast beyond doubt alone, but the fastest of twelve."""
+    walls = {0: 0.97, 1: 1.0, 2: 1.03}
+    rows = [
+        row | {"wall_s": row["wall_s"] * (walls[row["repeat"]] if row["gamma"] != "0" else 1)}
+        for row in sweep({m: dict.fromkeys("1248", 1.14) for m in EXACT})
+    ]
+    about = {"methods": CLAIMS}
+    found = one(rows, **about)
+    alone = [row for row in rows if row["case_id"] == "fused-2" or row["gamma"] == "0"]
+    assert one(alone, **about).verdict == DRAFT
+    assert (found.verdict, support(found)) == (OPEN, "weakly supported")
+    assert "holds 1× once it is widened for the choice among 16" in belief(found)
 
 
 def test_one_repeat_is_never_well_supported(one, sweep):
@@ -280,7 +341,49 @@ def test_a_method_that_failed_throughout_is_not_passed_over_in_silence(one, swee
     lost = row(method="block", case_id="block-2", status="failed", error="out of memory")
     found = one([*sweep({"fused": {"2": 1.5}}), lost])
     assert names(found.candidates) == [("fused", "2")]
-    assert "1 sequence failed" in belief(found)
+    assert "1 sequence failed (1 of block at γ = 2)" in belief(found)
+
+
+def failing(rows, samples):
+    """Of fused all but the first of them failed."""
+    return [
+        row | {"status": "failed", "error": "out of memory"}
+        if row["method"] == "fused" and row["batch_index"] in samples
+        else row
+        for row in rows
+    ]
+
+
+def test_a_method_that_failed_where_plain_decoding_did_not_is_out(one, sweep):
+    rows = failing(sweep({"fused": {"2": 2.0}, "block": {"2": 1.3}}), range(1, 8))
+    found = one(rows, methods=CLAIMS)
+    assert names([found.best]) == [("block", "2")]
+    assert found.candidates[0].excluded == "failed sequences: 21 of 24"
+    assert sheet(found).blocks[0][0][-1].text == "failed sequences: 21 of 24"
+    assert "21 sequences failed (21 of fused at γ = 2)" in belief(found)
+
+
+def test_what_plain_decoding_cannot_do_either_excludes_nobody(one, sweep):
+    rows = [
+        row | {"status": "failed"} if row["batch_index"] == 0 else row
+        for row in sweep({"fused": {"2": 1.5}})
+    ]
+    assert one(rows).best is not None
+
+
+def test_failures_of_another_task_say_nothing_of_this_one(advise, sweep, row):
+    lost = row(method="block", case_id="block-2", task="code", status="failed")
+    (found,) = advise([*sweep({"fused": {"2": 1.5}}), lost])
+    assert "failed" not in belief(found)
+
+
+def test_the_recommended_case_s_own_samples_count(one, sweep):
+    rows = [
+        row
+        for row in sweep({"fused": {"2": 1.5}, "baseline": {"2": 1.1}})
+        if row["case_id"] != "fused-2" or row["batch_index"] < 3
+    ]
+    assert "3 samples: other texts may do otherwise" in belief(one(rows))
 
 
 def test_synthetic_acceptance_has_no_quality_to_compare(one, sweep):
@@ -330,6 +433,35 @@ def test_the_drafts_of_one_target_compete_across_files(write_run, sweep):
     assert found.equal == []
 
 
+def test_a_file_without_plain_decoding_undoes_nothing_that_is_known(write_run, sweep):
+    whole = sweep({"fused": {"2": 1.2, "4": 1.5}})
+    faster = [row | {"wall_s": row["wall_s"] / 3} for row in sweep({"fused": {"2": 1.0}})]
+    files = [whole, [row for row in faster if row["gamma"] != "0"]]
+    withins = [within(read_run(write_run(rows, i))) for rows, i in zip(files, "ab", strict=True)]
+    (found,) = recommend(withins)
+    assert (found.verdict, names([found.best])) == (DRAFT, [("fused", "4")])
+    assert found.best.line["run_id"] == "a"
+    assert names(found.candidates) == [("fused", "4"), ("fused", "2"), ("fused", "2")]
+    assert found.equal == []
+    (row,) = [row for row in sheet(found).blocks[0] if row[0].text == "fused"]
+    assert row[-1].text == "recommended"
+
+
+def test_two_files_of_one_scenario_name_the_run_and_each_gamma_once(write_run, sweep):
+    gains = {"fused": {"4": 1.5}, "baseline": dict.fromkeys("1248", 1.49)}
+    withins = [
+        within(read_run(write_run(shaken(sweep(gains), 0.05), run_id))) for run_id in ("one", "two")
+    ]
+    (found,) = recommend(withins)
+    words = sentence(found)
+    assert f"at γ = {found.best.line['gamma']} in run {found.best.line['run_id']}" in words
+    assert "at 8 γ" not in words
+    assert f"Or equally: {found.best.line['label']} at γ = {found.best.line['gamma']}." not in words
+    table = sheet(found)
+    assert "run" in [column.name for column in table.columns]
+    assert {len(row) for row in table.blocks[0]} == {len(table.columns)}
+
+
 @pytest.mark.parametrize(("noise", "equal"), [(0.005, False), (0.1, True)])
 def test_drafts_of_two_files_are_told_apart_by_the_noise_of_both(write_run, sweep, noise, equal):
     withins = [
@@ -356,10 +488,24 @@ def test_the_prediction_is_the_theorem_s(one, sweep):
 
 
 def test_the_prompt_is_not_made_faster(one, sweep):
-    rows = [row | {"prefill_s": 0.5 * row["wall_s"]} for row in sweep({"fused": {"2": 1.5}})]
-    rows = [row | {"batch_wall_s": row["wall_s"]} for row in rows]
+    rows = [
+        row | {"prefill_s": 0.5 * (1 + 0.01 * row["repeat"]), "batch_wall_s": row["wall_s"]}
+        for row in sweep({"fused": {"2": 1.5}})
+    ]
     said = one(rows).best.prediction
     assert said.whole == pytest.approx(1 / (0.5 + 0.5 / said.decoding))
+
+
+def test_the_prompt_takes_as_long_as_it_was_measured_to_take_with_a_draft(one, sweep):
+    prompt_s = {"0": 0.5, "2": 0.7}
+    rows = [
+        row
+        | {"prefill_s": prompt_s[row["gamma"]] * (1 + 0.01 * row["repeat"])}
+        | {"batch_wall_s": row["wall_s"]}
+        for row in sweep({"fused": {"2": 1.5}})
+    ]
+    said = one(rows).best.prediction
+    assert said.whole == pytest.approx(1 / (0.5 * 1.4 + 0.5 / said.decoding))
 
 
 def drafted(sweep, gamma, accepted, speedup):
