@@ -671,7 +671,9 @@ class TestFailures:
 
     def test_finished_blocks_are_not_made_ready_again(self, run_in, tmp_path, calls):
         fields = {"repeats": 2, "warmup": 1, "temperature": "0.5,1"}
-        calls.fail_at[7] = KeyboardInterrupt()  # of 2 warm-ups, 4 in the first repeat, 4 in the second
+        calls.fail_at[7] = (
+            KeyboardInterrupt()
+        )  # of 2 warm-ups, 4 in the first repeat, 4 in the second
         first = run_in(tmp_path, **fields)
         assert first.outcome.interrupted
         calls.clear()

@@ -126,7 +126,7 @@ def _recommendation(
     tokens, wall_s = (sum(getattr(one, n) for one in plain.values()) for n in ("tokens", "wall_s"))
     return Recommendation(
         key,
-        _verdict(best, selected),
+        _verdict(best),
         best,
         len(allowed),
         selected,
@@ -134,7 +134,7 @@ def _recommendation(
         candidates,
         _unmeasured(best, candidates) if best is not None else None,
         stats.tokens_per_s(tokens, wall_s),
-        doubts(best, cases) if best is not None else [],
+        [*_chosen(selected, len(allowed)), *doubts(best, cases)] if best is not None else [],
     )
 
 
@@ -145,18 +145,27 @@ def _rank(one: Candidate) -> tuple[bool, float]:
     return alone, -(one.tokens_per_s if alone else one.speedup.value)
 
 
-def _verdict(best: Candidate | None, selected: Interval) -> str:
-    """Drafting pays if the interval lies past `PAYS`, and past 1 also if it is widened for the choice."""
+def _chosen(selected: Interval, among: int) -> list[str]:
+    """The fastest of many is partly the luckiest."""
+    if not selected.known or selected.low > 1:
+        return []
+    return [
+        f"the fastest of {among}: widened for that choice, its interval holds 1× "
+        f"({selected.low:.2f} to {selected.high:.2f})"
+    ]
+
+
+def _verdict(best: Candidate | None) -> str:
+    """Drafting pays if the interval lies past `PAYS`."""
     if best is None:
         return OPEN
     speedup = best.speedup
     if math.isnan(speedup.value):
         return UNKNOWN
-    low, high, chosen_low = speedup.low, speedup.high, selected.low
+    low, high = speedup.low, speedup.high
     if not speedup.known:  # one repeat: more than the spread that is called unsteady
         low, high = speedup.value / (1 + STEADY_SPREAD), speedup.value * (1 + STEADY_SPREAD)
-        chosen_low = low
-    if low > PAYS and chosen_low > 1:
+    if low > PAYS:
         return DRAFT
     return PLAIN if high < PAYS else OPEN
 

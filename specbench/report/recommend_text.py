@@ -151,8 +151,6 @@ def _touches(found: Recommendation) -> str:
         return f"stays under {pays}"
     if found.verdict == DRAFT:
         return f"does not touch {pays}"
-    if found.best.speedup.low > PAYS:
-        return f"holds 1× once it is widened for the choice among {found.among}"
     return f"holds {pays}"
 
 
