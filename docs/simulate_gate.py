@@ -13,7 +13,7 @@ in the order A B C … and then C B A. Every time in it is multiplied by
   which no number of repeats shows (the ratios of two micro files of one build on an H100 differ by 0.3 %,
   the median of their shapes and methods; the two of this model by 0.3 % too);
 - the case's own repeat: 0.2 % (with the steps' noise the ratios of repeats differ by 0.4 %; in
-  results/reference/asr-demo-h100.parquet by 0.2 %, the median over its cases);
+  results/reference/asr-demo-h100.parquet by 0.4 %, the median over its cases);
 - the sample: 10 %, the same in both runs;
 - the step: 3 %, of Student's law with three degrees of freedom, so that one step in a hundred is off by
   10 % or more, and one batch in 200 has a hiccup of the host of about 30 % of its time.
