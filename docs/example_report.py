@@ -7,6 +7,7 @@ Writes docs/example-report.html, docs/report.png (which takes a Chromium) and do
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -42,5 +43,7 @@ def _shoot(browser: str | None, page: Path) -> int:
 
 
 if __name__ == "__main__":
-    found = sys.argv[1:2] + [path for name in BROWSERS if (path := shutil.which(name))]
-    sys.exit(main(found[0] if found else None))
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("browser", metavar="CHROMIUM", nargs="?", default=found)
+    sys.exit(main(**vars(parser.parse_args())))

@@ -7,6 +7,7 @@ With --check nothing is written: the exit code is 1 if the README shows other fi
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from specbench.report.reader import read_run
 BEGIN, END = "<!-- micro:begin -->", "<!-- micro:end -->"
 
 
-def main(result: str, readme: str, check: str = "") -> int:
+def main(result: str, readme: str, check: bool = False) -> int:
     """Rewrites the section, or compares it."""
     path = Path(readme)
     before = path.read_text(encoding="utf-8")
@@ -40,4 +41,10 @@ def with_table(text: str, table: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("result", metavar="RESULT.parquet", help="a file of `specbench micro`")
+    parser.add_argument("readme", metavar="README.md", help="the text with the markers")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; 1 if the text shows other figures"
+    )
+    sys.exit(main(**vars(parser.parse_args())))

@@ -5,9 +5,9 @@ Usage: python docs/picture.py RESULT.parquet docs/demo.svg
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -44,4 +44,7 @@ def _shift(text: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("result", metavar="RESULT.parquet", help="a file of `specbench run`")
+    parser.add_argument("picture", metavar="PICTURE.svg", help="is replaced")
+    main(**vars(parser.parse_args()))

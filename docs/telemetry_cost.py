@@ -17,8 +17,8 @@ machine's noise.
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -40,7 +40,7 @@ from specbench.telemetry.spans import SpanRecorder
 PROMPTS, NEW_TOKENS, WARM_UP_ROUNDS, LEVEL = 4, 64, 2, 0.99
 
 
-def main(name: str = "demo-lm", pairs: str = "40", method: str = "fused", gamma: str = "4") -> None:
+def main(name: str, pairs: int, method: str, gamma: str) -> None:
     """Measures and prints."""
     device = resolve_device("auto")
     pair = load_pair(get_pair(name), str(device), "auto")
@@ -75,7 +75,7 @@ def main(name: str = "demo-lm", pairs: str = "40", method: str = "fused", gamma:
     for _ in range(WARM_UP_ROUNDS):
         sampled(), round_()
     speeds, steps = [], []
-    for turn in range(int(pairs)):
+    for turn in range(pairs):
         a, b = (sampled(), round_()) if turn % 2 == 0 else (round_(), sampled())[::-1]
         speeds.append(a[0] / b[0] - 1)
         steps.append(a[1] / b[1] - 1)
@@ -138,4 +138,9 @@ def tell(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("name", metavar="PAIR", nargs="?", default="demo-lm")
+    parser.add_argument("pairs", metavar="PAIRS_OF_ROUNDS", nargs="?", type=int, default=40)
+    parser.add_argument("method", metavar="METHOD", nargs="?", default="fused")
+    parser.add_argument("gamma", metavar="GAMMA", nargs="?", default="4")
+    main(**vars(parser.parse_args()))

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from specbench.sampling.verifier import Verification, Verifier, verify
 
 
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")

@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     FAILED_CASES = 5
     """Some cases failed; the rest was written."""
     INTERRUPTED = 130
+    """By Ctrl-C, or by SIGTERM."""
 
 
 class SpecbenchError(Exception):
@@ -38,6 +39,8 @@ class SpecbenchError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:  # a traceback shows it in a line of its own; `str` is the message alone
+            self.add_note(f"hint: {hint}")
 
 
 class InputError(SpecbenchError, ValueError):

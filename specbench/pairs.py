@@ -146,6 +146,12 @@ def get_pair(name: str) -> PairSpec:
         raise InputError(error.message, f"{error.hint} Or give two models: TARGET+DRAFT.")
     if not target or not draft:
         raise InputError(f"pair {name!r} names one model", "Give two: TARGET+DRAFT.")
+    for model in (target, draft):
+        if model in known and not given_path(model).is_dir():
+            raise InputError(
+                f"pair {name!r}: {model} is a pair, not a model",
+                f"Give --pair {model}, or two models: folders or repositories of the hub.",
+            )
     # The shell leaves the tilde behind a plus sign alone.
     return PairSpec(name, str(given_path(target)), str(given_path(draft)), "ad hoc", kind=None)
 
@@ -237,12 +243,16 @@ def _check_hub(spec: PairSpec, model: str) -> None:
             "Choose one in transformers' layout.",
         ) from None
     except OSError:
-        raise MachineError(
-            f"{where} is not on this machine and the hub cannot be reached",
-            f"Where there is a network run `hf download {model}` and point HF_HOME to that cache, "
-            "give local folders as --pair TARGET+DRAFT, time random weights of its shape with "
-            "--load-format dummy, or use --pair demo-lm, or demo-asr to hear, which are embedded.",
-        ) from None
+        raise _not_here(f"{where} is not on this machine", model) from None
+
+
+def _not_here(what: str, model: str) -> MachineError:
+    return MachineError(
+        f"{what} and the hub cannot be reached",
+        f"Where there is a network run `hf download {model}` and point HF_HOME to that cache, "
+        "give local folders as --pair TARGET+DRAFT, time random weights of its shape with "
+        "--load-format dummy, or use --pair demo-lm, or demo-asr to hear, which are embedded.",
+    )
 
 
 @cache
@@ -471,9 +481,11 @@ def audio_extractor(spec: PairSpec) -> Any:
 
     Raises:
         InputError: it cannot be read, or they do not hear alike.
+        MachineError: a model cannot be had; see `check_available`.
     """
     from transformers import AutoConfig, AutoFeatureExtractor
 
+    check_available(spec)
     models = (spec.target, spec.draft)
     both = [_from_pretrained(AutoFeatureExtractor, model) for model in models]
     configs = [_from_pretrained(AutoConfig, model) for model in models]
@@ -580,6 +592,9 @@ def _from_pretrained(auto_class: Any, model: str, **options: Any) -> Any:
     try:
         return auto_class.from_pretrained(model, local_files_only=offline, **options)
     except Exception as error:  # each file format and architecture complains in its own way
+        if offline and isinstance(error, OSError):
+            what = f"{model} cannot be loaded: its files on this machine are not whole"
+            raise _not_here(what, model) from error
         raise InputError(
             f"{model} cannot be loaded: {_first_line(error)}",
             "Expected a complete causal language model, or a Whisper model, in transformers' layout: "

@@ -120,7 +120,7 @@ def plan(scenario: Scenario, any_machine: bool = False) -> Plan:
     if all(case.skip for case in cases):
         raise InputError(
             f"none of the {len(cases)} cases can run: {cases[0].skip}",
-            "Change task, samples, batch_size or gamma.",
+            _way_out(cases, specs),
         )
     notices: list[str] = []
     with machine.asked():
@@ -144,6 +144,17 @@ def plan(scenario: Scenario, any_machine: bool = False) -> Plan:
     return Plan(
         scenario, cases, device, specs, utterances, texts, datasets, notices, machine.lacks
     )  # fmt: skip
+
+
+def _way_out(cases: Sequence[Case], specs: Mapping[str, PairSpec]) -> str:
+    """What to change where every case is skipped."""
+    heard = {case.task == ASR for case in cases}
+    kinds = {pair_kind(spec) for spec in specs.values()}
+    if heard == {True} and kinds == {"text"}:
+        return "Give a pair that hears: --pair demo-asr, which is embedded; or another task."
+    if heard == {False} and kinds == {"speech"}:
+        return "Give --task asr, or a pair that reads: --pair demo-lm, which is embedded."
+    return "Change task, samples, batch_size or gamma."
 
 
 def _device(scenario: Scenario, machine: _Machine) -> torch.device:
@@ -271,7 +282,7 @@ def resolve_execution(execution: str, device: torch.device, engine: str = "nativ
 
 def _without_twins(cases: Sequence[Case], device: torch.device) -> list[Case]:
     """Skips what "auto" makes the same as another case: the two would be summed as one."""
-    seen: dict[Case, str] = {}
+    seen: dict[Case, str] = {}  # what its own execution and dtype are called
     found = []
     for case in cases:
         execution = resolve_execution(case.execution, device, case.engine)
@@ -279,7 +290,7 @@ def _without_twins(cases: Sequence[Case], device: torch.device) -> list[Case]:
         twin = replace(case, execution=execution, dtype=dtype)
         if case.skip is None and twin in seen:
             case = replace(case, skip=f"the same as {seen[twin]}, once auto is resolved")
-        seen.setdefault(twin, case.case_id)
+        seen.setdefault(twin, f"execution {case.execution} in dtype {case.dtype}")
         found.append(case)
     return found
 

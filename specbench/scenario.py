@@ -542,5 +542,8 @@ def _explain(error: ValidationError, fields: dict[Any, Any], where: str) -> Inpu
     if isinstance(own, InputError):
         return InputError(f"{where}: {own.message}", own.hint)
     key = str(first["loc"][0])
-    expected = first["msg"].replace("Input should", "It should")
+    if first["type"] == "string_pattern_mismatch":  # of the one field with a pattern
+        expected = "Give auto, cpu, cuda or cuda:N"
+    else:
+        expected = first["msg"].replace("Input should", "It should")
     return InputError(f"{where}: {key} is {_short(repr(fields.get(key)))}", f"{expected}.")

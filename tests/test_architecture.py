@@ -7,6 +7,8 @@ them, under runner. An import inside a function counts like one at the top.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,3 +220,9 @@ def test_the_checker_sees_a_violation(module, line):
 )
 def test_the_checker_lets_pass_what_is_allowed(module, line):
     assert violations(module, line) == []
+
+
+def test_the_public_names_are_listed_before_they_are_loaded():
+    code = "import specbench; print(set(specbench.__all__) <= set(dir(specbench)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from specbench.errors import (
@@ -32,6 +34,8 @@ def test_every_error_is_one_of_ours_with_a_code(error, code):
     assert isinstance(raised, SpecbenchError)
     assert (raised.message, raised.hint, str(raised)) == ("what", "do this", "what")
     assert raised.exit_code == code
+    assert traceback.format_exception(raised)[-1] == "hint: do this\n"
+    assert "hint" not in "".join(traceback.format_exception(error("what")))
 
 
 def test_a_wrong_value_is_a_value_error_for_callers_of_the_library():

@@ -407,9 +407,10 @@ class TestHub:
         for name, folder in (("org/target", tiny_pair.target), ("org/draft", tiny_pair.draft)):
             put_into_cache(hub_cache, name, folder)
         next(hub_cache.glob("*target/snapshots/*/model.safetensors")).unlink()
-        with pytest.raises(InputError, match="org/target cannot be loaded") as caught:
+        with pytest.raises(MachineError, match=r"org/target cannot be loaded.*the hub") as caught:
             load_pair(self.SPEC, "cpu", "auto")
         assert "\n" not in caught.value.message
+        assert "hf download org/target" in caught.value.hint
 
     @pytest.mark.parametrize(
         ("status", "code", "expected", "words"),
@@ -554,3 +555,9 @@ class TestPrompts:
         assert load_pair(get_pair(name), "cpu", "auto", "dummy").shared_vocabulary == 272
         mixed = load_pair(get_pair(f"{folder}+{tiny_pair.draft}"), "cpu", "auto", "dummy")
         assert mixed.shared_vocabulary == 259
+
+
+def test_a_pair_is_no_model_of_a_pair():
+    with pytest.raises(InputError, match="demo-lm is a pair, not a model") as caught:
+        get_pair("demo-lm+demo-asr")
+    assert "--pair demo-lm" in caught.value.hint

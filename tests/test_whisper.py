@@ -378,5 +378,8 @@ def test_offline_it_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(MachineError, match="openai/whisper-large-v2 is not on this") as caught:
         plan(Scenario(pair="whisper-large/whisper-tiny", gamma="1..20", device="cpu"))
+    found = plan(Scenario(pair="whisper-large/whisper-tiny", task="asr"), any_machine=True).lacks
+    assert caught.value.message in [lack.message for lack in found]
+    assert not [lack for lack in found if "feature extractor" in lack.message]
     assert "hf download openai/whisper-large-v2" in caught.value.hint
     assert "--load-format dummy" in caught.value.hint

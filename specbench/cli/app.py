@@ -18,6 +18,7 @@ from specbench.cli.calibrate import calibrate
 from specbench.cli.check import check
 from specbench.cli.compare import compare
 from specbench.cli.doctor import doctor
+from specbench.cli.interrupts import sigterm_as_ctrl_c
 from specbench.cli.list import list_
 from specbench.cli.micro import micro
 from specbench.cli.recommend import recommend
@@ -28,7 +29,7 @@ from specbench.errors import ExitCode, SpecbenchError
 EPILOG = (
     "Exit codes: 0 fine · 1 a regression, or a method that claims to be exact and is not · 2 wrong use, "
     "or this machine cannot do it · 3 nothing comparable · 4 inconclusive, under --strict · 5 some cases "
-    "failed · 130 interrupted."
+    "failed · 130 interrupted, by Ctrl-C or SIGTERM."
 )
 
 BROKEN_PIPE = 141
@@ -76,7 +77,8 @@ def _bounded(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            sys.stderr.write("interrupted" + (f": {stop}" if str(stop) else "") + "\n")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except (BrokenPipeError, SystemExit):
             # `specbench ... | head`: rich leaves with 1, which would read as a regression.
@@ -116,7 +118,8 @@ app.command("doctor")(_bounded(doctor))
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     try:
-        app(args=None if argv is None else list(argv), prog_name="specbench")
+        with sigterm_as_ctrl_c():
+            app(args=None if argv is None else list(argv), prog_name="specbench")
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

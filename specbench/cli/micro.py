@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from specbench.cli.interrupts import before_measuring
+from specbench.cli.progress import Lines
 from specbench.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -78,20 +80,27 @@ def micro(
 
     Example: specbench micro --preset gamma --method baseline,fused,block --dtype float16
     """
-    from specbench.micro.measure import measure
-    from specbench.micro.plan import make_plan
-    from specbench.planning import resolve_device
+    with before_measuring():
+        from specbench.micro.measure import measure
+        from specbench.micro.plan import make_plan
+        from specbench.planning import resolve_device
 
-    todo = make_plan(
-        resolve_device(device), preset=preset.value, method=method, gamma=gamma,
-        vocab_size=vocab_size, batch_size=batch_size, dtype=dtype, noise=noise, replays=replays,
-        seed=seed,
-    )  # fmt: skip
+        todo = make_plan(
+            resolve_device(device), preset=preset.value, method=method, gamma=gamma,
+            vocab_size=vocab_size, batch_size=batch_size, dtype=dtype, noise=noise,
+            replays=replays, seed=seed,
+        )  # fmt: skip
     talk = Console(stderr=True, highlight=False)
     with _place(output_dir, no_save) as folder:
         writer = _writer(todo, folder)
         with talk.status("starting") as status:
-            outcome = measure(todo, writer.write, status.update)
+            lines = Lines(talk)
+
+            def say(text: str) -> None:
+                status.update(text)
+                lines.stage(text)
+
+            outcome = measure(todo, writer.write, say)
         if outcome.rows:
             writer.write(outcome.rows, complete=not outcome.interrupted and outcome.lost is None)
             _show(writer.path, output_format)

@@ -44,13 +44,16 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="The page (report.html if not given); with --format svg or png a file for one drawing, "
-            "or a folder that exists.",
+            help="The page (report.html if not given); NAME.svg or NAME.png for one drawing, with "
+            "--format a folder that exists.",
         ),
     ] = None,
     output_format: Annotated[
-        Format, typer.Option("--format", help="A page, or single figures.")
-    ] = Format.html,
+        Format | None,
+        typer.Option(
+            "--format", help="A page, or single figures; as --output ends if not given, or html."
+        ),
+    ] = None,
     figure: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,6 +74,7 @@ def report(
 
     Exit code 3: no case finished in any of the files, or they hold none of the figures.
     """
+    output_format = _checked(output_format, output)
     if output_format is Format.html and figure:
         raise InputError(
             "--figure draws single figures, a page has them all",
@@ -84,6 +88,24 @@ def report(
         )
     for path in written:
         sys.stderr.write(f"wrote {path} ({path.stat().st_size / 1e3:,.0f} kB)\n")
+
+
+def _checked(asked: Format | None, output: Path | None) -> Format:
+    """The format asked for, or the one that the output's name says.
+
+    Raises:
+        InputError: the name says none, or a picture where a page is asked for.
+    """
+    ending = output.suffix.lower().lstrip(".") if output is not None else Format.html.value
+    if asked is None and ending in list(Format):
+        return Format(ending)
+    if asked is None and ending != "htm" and output is not None and not output.is_dir():
+        raise InputError(
+            f"{output} does not end in .html, .svg or .png", "Name it so, or give --format."
+        )
+    if asked is Format.html and ending in (Format.svg, Format.png):
+        raise InputError(f"{output} is no name for a page", f"Leave --format out for {ending}.")
+    return asked or Format.html
 
 
 def _page(files: list[str], output: Path, allow_approximate: bool) -> list[Path]:

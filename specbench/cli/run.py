@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from shlex import quote
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.console import Console
 
+from specbench.cli.interrupts import before_measuring
+from specbench.cli.progress import Lines
 from specbench.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -178,25 +180,19 @@ def run(
     given = {name: value for name, value in overrides.items() if value is not None}
     talk = Console(stderr=True, highlight=False)
     if resume is None:
-        from specbench.scenario import load_scenario
-
-        if scenario is None:
-            scenario = "demo" if task is not None else _default_scenario(pair, load_format, dataset)
-            if task is None and (
-                scenario == "asr" or load_format == "dummy" or dataset is not None
-            ):
-                given["task"] = "auto"  # what suits the data set; one of several pairs may read
-        chosen, text = load_scenario(scenario, given)
+        with before_measuring():
+            chosen, text = _chosen(scenario, given)
         if against is not None:
             from specbench.cli.against import run_against
 
             run_against(chosen, against, output_dir, dry_run, talk)
             return
-        todo = _plan(chosen, talk, dry_run)
-        if dry_run:
-            _show_cases(todo, talk)
-            return
-        writer = _new_writer(todo, text, output_dir)
+        with before_measuring():
+            todo = _plan(chosen, talk, dry_run)
+            if dry_run:
+                _show_cases(todo, talk)
+                return
+            writer = _new_writer(todo, text, output_dir)
     else:
         if scenario is not None or given or dry_run or against is not None:
             raise InputError(
@@ -207,6 +203,19 @@ def run(
         todo = _plan(chosen, talk)
         _require_same_device(writer, todo)
     _execute(todo, writer, talk)
+
+
+def _chosen(scenario: str | None, given: dict[str, Any]) -> tuple[Scenario, str]:
+    """The scenario with the options that were given, and its text; see `load_scenario`."""
+    from specbench.scenario import load_scenario
+
+    if scenario is None:
+        task, load_format, dataset = (given.get(n) for n in ("task", "load_format", "dataset"))
+        pair = given.get("pair")
+        scenario = "demo" if task is not None else _default_scenario(pair, load_format, dataset)
+        if task is None and (scenario == "asr" or load_format == "dummy" or dataset is not None):
+            given["task"] = "auto"  # what suits the data set; one of several pairs may read
+    return load_scenario(scenario, given)
 
 
 def _default_scenario(pair: str | None, load_format: str | None, dataset: str | None) -> str:
@@ -273,13 +282,13 @@ def _execute(todo: Plan, writer: RunWriter, talk: Console) -> None:
     from specbench.report.render import render_run
     from specbench.runner import execute
 
-    _quiet_libraries()
     try:
+        _quiet_libraries()
         with _Progress(talk) as progress:
             for notice in writer.notices:
                 progress.notice(notice)
             outcome = execute(todo, writer, progress)
-    except Exception:  # a later pair cannot be loaded, the disk is full: keep what there is
+    except (Exception, KeyboardInterrupt):  # no later pair, a full disk: keep what there is
         if writer.finish(complete=False) is not None:
             talk.print(f"stopped: {_resume(writer)} goes on", markup=False, soft_wrap=True)
         raise
@@ -314,24 +323,11 @@ def _report(outcome: Outcome, path: Path | None, resume: str, talk: Console) -> 
 
 def _show_cases(todo: Plan, talk: Console) -> None:
     """The cases on stdout; on stderr why this machine cannot run them, if it cannot."""
-    from rich.table import Table
+    from specbench.cli.dry_run import plan_sheet
+    from specbench.report.render import page
+    from specbench.report.sheet import print_sheet
 
-    # These axes are rarely used, and a line of the table has little room.
-    used = [
-        axis
-        for axis in ("engine", "attention", "execution")
-        if len({getattr(case, axis) for case in todo.cases}) > 1
-    ]
-    table = Table(
-        "case", "pair", "task", "batch", *used, "temperature", "γ", "method", "skipped because"
-    )
-    for case in todo.cases:
-        table.add_row(
-            case.case_id, case.pair, case.task, str(case.batch_size),
-            *(getattr(case, axis) for axis in used),
-            f"{case.temperature:g}", case.gamma, case.method, case.skip or "",
-        )  # fmt: skip
-    Console(markup=False).print(table)
+    print_sheet(plan_sheet(todo), page())
     for lack in todo.lacks:
         talk.print(f"{LACKS}: {lack.message}", markup=False, soft_wrap=True)
         if lack.hint:
@@ -347,7 +343,7 @@ def _quiet_libraries() -> None:
 
 
 class _Progress:
-    """The runner's `Talk` as a rich progress bar on stderr."""
+    """The runner's `Talk` as a rich progress bar on stderr; as lines where that is no terminal."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -358,6 +354,7 @@ class _Progress:
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=None)
+        self._lines = Lines(console)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -373,6 +370,7 @@ class _Progress:
 
     def stage(self, text: str) -> None:
         self._bar.update(self._task, description=text)
+        self._lines.stage(text)
 
     def total(self, sequences: int) -> None:
         self._bar.update(self._task, total=sequences)
@@ -382,3 +380,5 @@ class _Progress:
 
     def advance(self, sequences: int, text: str) -> None:
         self._bar.update(self._task, advance=sequences, description=text)
+        task = self._bar.tasks[0]
+        self._lines.count(int(task.completed), int(task.total or 1), "sequences")

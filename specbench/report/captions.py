@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,10 @@ from specbench.report.summary import GROUP_KEY, STEADY_SPREAD, keys_of
 UNSTEADY = "~"
 APPROXIMATE = "≈"
 UNKNOWN = "?"
+STALLED = 2
+"""So many times the median step is the mean one, where few steps take most of the time."""
+LEAST_MFU = 0.00005
+"""What is less would be shown as 0.00 %: small models, for which MFU is no measure."""
 EMBEDDED = {"stdlib-functions", "demo-problems", "random-tokens"}
 """Data sets that go without saying."""
 DUMMY = "dummy"
@@ -164,13 +168,28 @@ def latency(lines: pd.DataFrame) -> str | None:
 
 
 def utilisation(lines: pd.DataFrame) -> str | None:
-    """The highest MFU of a drafting line, and plain decoding's."""
+    """The highest MFU of a drafting line, and plain decoding's; None where it says nothing."""
     best = _first(lines, "mfu", descending=True)
-    if best is None:
+    if best is None or best["mfu"] < LEAST_MFU:
         return None
     plain = lines[(lines["gamma"] == "0") & lines["mfu"].notna()]["mfu"]
-    beside = f", plain decoding's {amount(100 * plain.max())} %" if len(plain) else ""
-    return f"MFU is highest with {_case(best)}: {amount(100 * best['mfu'])} %{beside}"
+    beside = f", plain decoding's {_mfu(plain.max())} %" if len(plain) else ""
+    return f"MFU is highest with {_case(best)}: {_mfu(best['mfu'])} %{beside}"
+
+
+def _mfu(share: float) -> str:
+    """In %, two digits at least, however small."""
+    return amount(100 * share) if share >= 0.001 else f"{100 * share:.2g}"
+
+
+def is_stalled(line: Mapping[Any, Any]) -> bool:
+    """Whether few long steps take most of the verify time: its share of the wall, a sum, shows them, and
+    the median of a step does not. Of batches the summary does not say how long all steps took together.
+    """
+    if line["batch_size"] > 1 or not line["verify_steps"]:
+        return False
+    mean_us = 1e6 * line["verify_share"] * line["wall_s"] / line["verify_steps"]
+    return bool(mean_us > STALLED * line["verify_us"])
 
 
 def energy(lines: pd.DataFrame) -> str | None:
@@ -212,6 +231,10 @@ def marks(lines: pd.DataFrame) -> list[str]:
     reasons = list(dict.fromkeys(why for text in lines["unsteady"] for why in text.split("; ")))
     if (lines["verify_us_spread"] > STEADY_SPREAD).any():
         reasons.append(f"verify time spread over {STEADY_SPREAD:.0%} between steps")
+    if any(is_stalled(line) for line in lines.to_dict("records")):
+        reasons.append(
+            f"few long steps make verify's share of the wall more than {STALLED} times its median step's"
+        )
     if reasons := [why for why in reasons if why]:
         found.append(f"{UNSTEADY} unsteady: {'; '.join(reasons)}")
     if any(mark is False for mark in lines["exact"]):

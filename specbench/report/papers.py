@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def write_figures(
 
 def _targets(charts: list[Chart], suffix: str, output: Path) -> list[Path]:
     if output.is_dir():
-        return [output / f"{chart.stem}.{suffix}" for chart in charts]
+        return [output / f"{name}.{suffix}" for name in _names(charts)]
     if len(charts) > 1:
         listed = ", ".join(chart.stem for chart in charts[:4]) + (", ..." if charts[4:] else "")
         raise InputError(
@@ -70,3 +71,13 @@ def _targets(charts: list[Chart], suffix: str, output: Path) -> list[Path]:
             f"Name it so, or take --format {output.suffix[1:]}.",
         )
     return [output]
+
+
+def _names(charts: list[Chart]) -> list[str]:
+    """A name for each drawing, also where case does not count; the second of a name ends in -2."""
+    found: dict[str, str] = {}
+    for chart in charts:
+        tries = (f"{chart.stem}-{i}" if i > 1 else chart.stem for i in itertools.count(1))
+        name = next(name for name in tries if name.casefold() not in found)
+        found[name.casefold()] = name
+    return list(found.values())

@@ -191,7 +191,7 @@ def _main_sheet(group: Group) -> Sheet:
         (heard, Column("RTF"), rate("rtf", amount)),
         (True, Column("verify", "µs/step"), lambda x: Cell(_verify(x))),
         (profiled, Column("kernels", "µs/step"), lambda x: Cell(amount(x["verify_kernel_us"]))),
-        (True, Column("verify", "% of wall"), lambda x: Cell(percent(x["verify_share"]))),
+        (True, Column("verify", "% of wall"), lambda x: Cell(_verify_share(x))),
         (on_gpu, Column("host gap", "% wall"), lambda x: Cell(percent(x["host_gap_share"]))),
         (timed, budget, lambda x: Cell(amount(x["budget_tokens"]), best("budget_tokens", x))),
         (approximate, Column("TV"), lambda x: Cell(fixed(x["law_tv"], 3))),
@@ -376,6 +376,10 @@ def _who(line: Line) -> list[Cell]:
 def _verify(line: Line) -> str:
     unsteady = line["verify_us_spread"] > STEADY_SPREAD
     return amount(line["verify_us"]) + (captions.UNSTEADY if unsteady else "")
+
+
+def _verify_share(line: Line) -> str:
+    return percent(line["verify_share"]) + (captions.UNSTEADY if captions.is_stalled(line) else "")
 
 
 def _marked(text: str, line: Line) -> str:

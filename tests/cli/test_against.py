@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import stat
@@ -286,14 +287,20 @@ class TestStopped:
         assert "no turn was finished" in done.stderr
         assert leftovers() == []
 
-    def test_by_ctrl_c_in_the_second_turn_keeps_the_first(self, small, build):
-        broken = STOP.format(what="_os.kill(_os.getppid(), _signal.SIGINT); _signal.pause()")
+    @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+    def test_by_a_signal_in_the_second_turn_keeps_the_first(self, small, build, sent, tmp_path):
+        left = f"open('{tmp_path}/pid', 'w').write(str(_os.getpid()))"
+        broken = STOP.format(
+            what=f"{left}; _os.kill(_os.getppid(), _signal.{sent}); _signal.pause()"
+        )
         new, old = build(cli__app=broken), build()
         done = specbench(new, *small, "--repeats", "2", "--against", str(old))
         assert done.returncode == 130, done.stderr
         assert "Traceback" not in done.stderr
         [(name, run)] = files().items()
         assert name == "reference"
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
         assert run.metadata["complete"] is False
         assert set(run.rows["status"]) == {"ok"}
         assert f"1 of 2 repeats of the reference build are kept in {run.path}" in done.stderr

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -152,7 +155,32 @@ class TestErrorBoundary:
         app.main(["doctor"])
         assert "Traceback" not in capsys.readouterr().err
 
-    def test_ctrl_c_is_130_without_a_traceback(self, capsys, failing):
+    def test_ctrl_c_is_130_and_said_without_a_traceback(self, capsys, failing):
         failing(KeyboardInterrupt())
         assert app.main(["doctor"]) == 130
-        assert "Traceback" not in capsys.readouterr().err
+        assert capsys.readouterr().err == "interrupted\n"
+
+    def test_sigterm_is_ctrl_c_once(self, capsys, monkeypatch):
+        def stopped():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                sys.stderr.write("kept\n")
+
+        monkeypatch.setattr("specbench.cli.doctor.findings", stopped)
+        before = signal.getsignal(signal.SIGTERM)
+        assert app.main(["doctor"]) == 130
+        assert capsys.readouterr().err == "kept\ninterrupted\n"
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    @pytest.mark.parametrize("command", ["run", "micro"])
+    def test_interrupted_before_anything_was_measured(self, capsys, monkeypatch, command):
+        def interrupted(*arguments, **options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("specbench.planning.plan", interrupted)
+        monkeypatch.setattr("specbench.planning.resolve_device", interrupted)
+        assert app.main([command]) == 130
+        assert capsys.readouterr().err == "interrupted: nothing was measured\n"

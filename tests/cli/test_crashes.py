@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -143,6 +144,20 @@ def test_killed_at_fifty_moments_and_resumed(zygote, options, uninterrupted, tmp
         (file,) = out.glob("*.parquet")
         assert told(file) == whole
     assert runs > 0
+
+
+def test_ended_by_sigterm_and_resumed(zygote, options, uninterrupted, tmp_path):
+    part = f"{tmp_path}/{PARTIAL}/*/part-000002.parquet"
+    found = zygote.ask(
+        argv=[*options, "--output-dir", str(tmp_path)], kill_at=part, signal=signal.SIGTERM
+    )
+    assert found["code"] == 130, zygote.said()
+    (run_id,) = list_partial(tmp_path)
+    resume = f"specbench run --resume {run_id} --output-dir {shlex.quote(str(tmp_path))}"
+    assert f"interrupted: {resume} goes on" in zygote.said()
+    assert zygote.specbench(*shlex.split(resume)[1:])["code"] == 0, zygote.said()
+    (file,) = tmp_path.glob("*.parquet")
+    assert told(file) == uninterrupted[0]
 
 
 def test_two_runs_in_one_folder_at_once(zygote, options, uninterrupted, tmp_path):

@@ -94,6 +94,21 @@ def test_two_runs_with_the_same_cases_do_not_write_over_each_other(report, tmp_p
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.parametrize(("name", "start"), [("one.svg", b"<?xml"), ("one.png", b"\x89PNG")])
+def test_the_name_of_the_file_says_the_format(report, tmp_path, name, start):
+    assert report(ASR, "--figure", "phases", "-o", name)[0] == 0
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("name", ["page", "page.pdf", "page.v2"])
+def test_a_name_that_says_no_format_is_refused(report, tmp_path, name):
+    code, _, err = report(ASR, "-o", name)
+    assert code == 2
+    assert f"error: {name} does not end in .html, .svg or .png" in err
+    assert not (tmp_path / name).exists()
+    assert report(ASR, "--format", "html", "-o", "page.svg")[0] == 2
+
+
 def test_several_drawings_do_not_fit_one_file(report):
     code, _, err = report(ASR, "--format", "svg", "--figure", "phases,gpu", "-o", "one.svg")
     assert code == 2

@@ -141,15 +141,28 @@ class TestDryRun:
         assert main(["run", *small(batch_size="1,2,4"), "--dry-run"]) == 0
         out, err = capsys.readouterr()
         assert err == ""
-        assert out.count("cannot be filled") == 4
+        assert "skipped: 4 cases: a batch of 4 cannot be filled from" in out
+        assert "in all: 8 cases × 2 sequences × 1 repeat: 16 sequences" in out
         assert not (tmp_path / "results").exists()
 
     def test_shows_rare_axes_where_they_are_used(self, capsys, small, no_loading):
         main(["run", *small(), "--dry-run"])
-        assert "attention" not in capsys.readouterr().out
+        assert "attention pad" in capsys.readouterr().out
         main(["run", *small(attention="pad,split"), "--dry-run"])
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["attention", "γ", "method", "cases"] in lines
+        assert all(
+            [name, "0,", "2", "baseline,", "fused", "4"] in lines for name in ("pad", "split")
+        )
+
+    def test_no_two_lines_are_alike_and_their_cases_are_all(self, capsys):
+        main(["run", "sigmoid_range", "--dry-run"])
         out = capsys.readouterr().out
-        assert all(out.count(f" {name} ") == 4 for name in ("pad", "split"))
+        lines = [line for line in out.splitlines() if re.match("demo-.*[0-9]$", line)]
+        assert len(set(lines)) == len(lines) == 24
+        assert sum(int(line.split()[-1]) for line in lines) == 30
+        assert all(f" {end}, {end[1:]} " in out for end in ("-1", "-1000", "-10000"))
+        assert out.count("skipped: 10 cases: ") == 3
 
     def test_takes_each_new_option(self, capsys, small, no_loading):
         options = small(
@@ -164,15 +177,15 @@ class TestDryRun:
     def test_shows_what_would_run(self, capsys, small, no_loading):
         main(["run", *small(gamma="1..3"), "--dry-run"])
         out = capsys.readouterr().out
-        assert all(f"{method}-g{g}-b1-" in out for method in ("baseline", "fused") for g in "123")
+        assert re.search("1..3 +baseline, fused +6", out)
 
     @pytest.mark.parametrize(
         ("argv", "lack", "shown"),
         [
-            (["bass"], "execution 'compiled' needs a CUDA GPU", "fused-gbass-b32-"),
-            (["attention"], "execution 'graphs' needs a CUDA GPU", "fused-g4-b32-"),
-            (["bass", "--device", "cuda"], "device 'cuda' is not there", "fused-gbass-b32-"),
-            (["gamma_sweep", "--device", "cuda:1"], "device 'cuda:1' is not there", "fused-g20-"),
+            (["bass"], "execution 'compiled' needs a CUDA GPU", "32     0, bass  fused"),
+            (["attention"], "execution 'graphs' needs a CUDA GPU", "split      32     0, 4"),
+            (["bass", "--device", "cuda"], "device 'cuda' is not there", "32     0, bass  fused"),
+            (["gamma_sweep", "--device", "cuda:1"], "device 'cuda:1' is not there", "0..20"),
         ],
     )
     def test_a_plan_for_a_gpu_is_shown_without_one(
@@ -217,12 +230,25 @@ class TestDryRun:
         monkeypatch.setattr(supervisor, "fault", lambda kind: "tried in vain")
         assert main(["run", *small(task="code"), "--dry-run"]) == 0
         out, err = capsys.readouterr()
-        assert "fused-g2-b1-" in out
+        assert re.search("0, 2 +baseline, fused", out)
         assert err.count("cannot run here: generated code cannot be run safely") == 1
         monkeypatch.setattr(memory, "device_bytes", lambda device: 1000)
         options = small(task="synthetic", prompt_tokens="8", load_format="dummy")
         assert main(["run", *options, "--dry-run"]) == 0
         assert re.match("cannot run here: .* with a batch of 1 .* needs", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["--device", "tpu"], "hint: Give auto, cpu, cuda or cuda:N.\n"),
+        (["--task", "asr"], "--pair demo-asr"),
+        (["--pair", "demo-asr", "--task", "code"], "--pair demo-lm"),
+    ],
+)
+def test_a_hint_names_what_to_give(capsys, no_loading, argv, hint):
+    assert main(["run", *argv]) == 2
+    assert hint in capsys.readouterr().err
 
 
 class TestFailedCases:
@@ -277,7 +303,9 @@ class TestFailedCases:
         assert main(["run", *small(pair=f"{broken}+{broken}")]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert [line.partition(":")[0] for line in err.splitlines()] == ["error", "hint"]
+        loading, *talk = err.splitlines()
+        assert loading == f"loading {broken}+{broken}"
+        assert [line.partition(":")[0] for line in talk] == ["error", "hint"]
         assert results(tmp_path) == leftovers(tmp_path) == []
 
 

@@ -5,8 +5,8 @@
 Runs `specbench` with these arguments itself. Then reads lines of JSON and answers each with one:
 
 {"argv": [...], "log": file, "limit_bytes": of a file's size, "kill_after_s": seconds, "kill_at": a file
-to wait for} → {"code": exit code, or minus the signal, "wall_s": ...}. With "wait": false the answer is
-{"pid": ...}, at once; {"join": pid} waits for that process.
+to wait for, "signal": SIGKILL if not given} → {"code": exit code, or minus the signal, "wall_s": ...}.
+With "wait": false the answer is {"pid": ...}, at once; {"join": pid} waits for that process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run(argv: list[str], log: str, limit_bytes: int | None) -> None:
     os._exit(code)
 
 
-def watch(child: int, kill_after_s: float | None, kill_at: str | None) -> int:
+def watch(child: int, kill_after_s: float | None, kill_at: str | None, number: int) -> int:
     """The exit code."""
     if kill_at is not None:
         while not glob.glob(kill_at, include_hidden=True):  # noqa: PTH207
@@ -42,7 +42,7 @@ def watch(child: int, kill_after_s: float | None, kill_at: str | None) -> int:
     elif kill_after_s is not None:
         time.sleep(kill_after_s)
     if kill_at or kill_after_s:
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, number)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -56,7 +56,8 @@ def serve() -> None:
         if not order.get("wait", True):
             answer(pid=child)
             continue
-        code = watch(child, order.get("kill_after_s"), order.get("kill_at"))
+        number = order.get("signal", signal.SIGKILL)
+        code = watch(child, order.get("kill_after_s"), order.get("kill_at"), number)
         answer(code=code, wall_s=time.perf_counter() - start)
 
 

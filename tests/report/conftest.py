@@ -62,7 +62,7 @@ def make_row(**changed: Any) -> Row:
         "step_target_us": [40.0] * 4,
         "step_verify_us": [100.0] * 4,
         "wall_s": 0.5,
-        "verify_s": 0.1,
+        "verify_s": 4e-4,
         "metric": "rouge1",
         "metric_value": 0.5,
         "metric_weight": 1.0,
@@ -73,7 +73,7 @@ def make_row(**changed: Any) -> Row:
 def plain_row(**changed: Any) -> Row:
     """Plain decoding: 10 tokens in 1 s, one per step."""
     plain = {"gamma": "0", "case_id": "baseline-0", "method": "baseline", "verify_steps": 10}
-    none = {"drafted": 0, "accepted": 0, "wall_s": 1.0}
+    none = {"drafted": 0, "accepted": 0, "wall_s": 1.0, "verify_s": 5e-4}
     steps = {"step_drafted": [0] * 10, "step_accepted": [0] * 10, "step_verify_us": [50.0] * 10}
     return make_row(**(plain | none | steps | changed))
 

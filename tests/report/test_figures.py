@@ -16,6 +16,7 @@ from specbench.report.figures import KINDS
 from specbench.report.figures.chart import Material, Source
 from specbench.report.figures.style import DARK, LIGHT, METHODS, THEMES, series
 from specbench.report.micro import read_bench
+from specbench.report.papers import write_figures
 from specbench.report.reader import read_run
 from specbench.report.repeats import by_repeat, case_key
 
@@ -60,6 +61,28 @@ def test_nothing_is_drawn_of_a_run_that_decoded_nothing_with_drafts(write_run, p
     found = material(write_run([plain(repeat=r) for r in range(2)]))
     drawn = [name for name, kind in KINDS.items() if kind.charts(found)]
     assert drawn == ["phases"]
+
+
+def test_every_drawing_has_a_file_of_its_own(write_run, sweep, tmp_path):
+    rows = [
+        row | {"dtype": dtype, "pair": "/a/long/path/" * 12 + f"target+/to/{pair}/draft"}
+        for dtype in ("float16", "float32")
+        for pair in ("one", "One", "a-name-long-enough-to-hide-what-stands-before-it-" * 2)
+        for row in sweep({"fused": {"2": 1.4, "4": 1.6}})
+    ]
+    run = Path(write_run(rows))
+    long = run.rename(run.with_name(f"{'a-long-name-' * 12}.parquet"))
+    found = material(long, REFERENCE / "asr-demo-h100.parquet")
+    found = Material([Source(one.within, several=True) for one in found.sources], found.benches)
+    (folder := tmp_path / "figures").mkdir()
+    written = write_figures(found, ["gamma-tau", "gpu"], "svg", folder, "light")
+    names = [path.name for path in written]
+    assert len({name.casefold() for name in names}) == len(list(folder.iterdir())) == len(names)
+    assert not [name for name in names if ".parquet" in name or "-.svg" in name]
+    assert sum("float16" in n for n in names if "asr" not in n) == sum(
+        "float32" in n for n in names
+    )
+    assert max(len(name.encode()) for name in names) < 255
 
 
 def test_the_text_of_an_svg_is_text_and_says_units(write_run, sweep):

@@ -284,9 +284,9 @@ class TestReadme:
     def test_the_section_is_rewritten_and_checked(self, script, write, tmp_path):
         result, readme = str(full_file(write)), tmp_path / "README.md"
         readme.write_text(f"before\n{script.BEGIN}\nstale\n{script.END}\nafter\n", encoding="utf-8")
-        assert script.main(result, str(readme), "--check") == 1
+        assert script.main(result, str(readme), check=True) == 1
         assert script.main(result, str(readme)) == 0
-        assert script.main(result, str(readme), "--check") == 0
+        assert script.main(result, str(readme), check=True) == 0
         text = readme.read_text(encoding="utf-8")
         assert text.startswith("before\n")
         assert text.endswith("after\n")
@@ -301,6 +301,6 @@ class TestReadme:
     def test_the_committed_table_is_the_committed_file(self, script):
         readme = ROOT / "README.md"
         (result,) = (ROOT / "results" / "reference").glob("micro-paper*.parquet")
-        assert script.main(str(result), str(readme), "--check") == 0, (
+        assert script.main(str(result), str(readme), check=True) == 0, (
             f"python docs/micro_table.py {result.relative_to(ROOT)} README.md writes it anew"
         )

@@ -48,9 +48,9 @@ def test_the_main_table(main_table, demo):
     assert text.splitlines()[0].startswith("demo-lm · summarization · batch 1 · temperature 1")
     assert "rouge1" in text
     fused = line_with(text, "fused", "2.50").split()
-    assert fused == ["2", "fused", "2.50", "75.0", "20.0", "2.00×", "100", "20.0", "0.500"]
+    assert fused == ["2", "fused", "2.50", "75.0", "20.0", "2.00×", "100", "0.1", "0.500"]
     plain = line_with(text, "0  baseline").split()
-    assert plain == ["0", "baseline", "1.00", "–", "10.0", "1.00×", "50.0", "10.0", "0.500"]
+    assert plain == ["0", "baseline", "1.00", "–", "10.0", "1.00×", "50.0", "0.1", "0.500"]
 
 
 def test_the_fastest_exact_method_is_named_and_an_approximation_is_not(main_table, demo):
@@ -85,6 +85,17 @@ def test_unsteady_figures_are_marked_and_explained(main_table, row, plain):
     reasons = "fewer than 3 repeats; verify time spread over 10% between steps"
     assert f"~ unsteady: {reasons}" in text
     assert "(unsteady: fewer than 3 repeats)" in text
+
+
+def test_a_stall_that_the_median_hides_is_marked_in_the_share(main_table, row, plain):
+    steps = [100.0] * 19 + [50_000.0]
+    fused = row(step_verify_us=steps, verify_steps=20, verify_s=sum(steps) / 1e6)
+    text = main_table([plain(), fused])
+    assert "100 " in line_with(text, "fused")
+    assert "10.4~" in line_with(text, "fused")
+    assert "share of the wall more than 2 times its median step's" in words_of(text)
+    steady = row(step_verify_us=steps[:19], verify_steps=19, verify_s=1.9e-3)
+    assert "0.4~" not in main_table([plain(), steady])
 
 
 def test_steady_figures_are_not_marked(main_table, demo):
@@ -304,6 +315,17 @@ def test_host_gap_and_utilisation_where_the_machine_tells(main_table, row, plain
     assert "50.0" in line_with(text, "fused", "2.50").split()
     assert "25.0" in line_with(text, "0  baseline").split()
     assert "MFU is highest with fused at γ = 2: 1.23 %, plain decoding's 1.23 %" in text
+
+
+@pytest.mark.parametrize(
+    ("mfu", "said"),
+    [(0.0004, "0.04 %, plain decoding's 0.04 %"), (0.00041, "0.041 %, plain decoding's 0.041 %"),
+     (0.00004, None)],
+)  # fmt: skip
+def test_utilisation_is_never_said_to_be_nothing(main_table, row, plain, mfu, said):
+    text = main_table(batched(row, plain, 2, host_gap_s=0.25, mfu=mfu))
+    assert ("MFU" in text) is (said is not None)
+    assert said is None or said in text
 
 
 SYNTHETIC = {"synthetic_acceptance": 0.8, "load_format": "dummy"}

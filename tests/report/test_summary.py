@@ -26,7 +26,7 @@ def test_counts_and_rates_of_a_case(summary_of, row):
     assert line["alpha"] == 12 / 16
     assert line["tokens_per_s"] == pytest.approx(15 / 0.75)
     assert (line["draft_us"], line["target_us"], line["verify_us"]) == (10, 40, 100)
-    assert line["verify_share"] == pytest.approx(0.2 / 0.75)
+    assert line["verify_share"] == pytest.approx(8e-4 / 0.75)
 
 
 def test_the_sequences_of_a_batch_share_its_wall_time(summary_of, row):

@@ -23,7 +23,7 @@ def script():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_and_shows_the_noise(script, tiny_pair, capsys, monkeypatch):
     monkeypatch.setattr(script, "NEW_TOKENS", 6)
-    script.main(tiny_pair.name, "2")
+    script.main(tiny_pair.name, 2, "fused", "4")
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("both rounds are the same")
     assert [line.partition(" with")[0] for line in lines[2:]] == ["tokens/s", "verify step"]

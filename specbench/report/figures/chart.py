@@ -22,6 +22,8 @@ from specbench.report.repeats import Repeats, by_repeat
 
 CREATOR = "specbench report"
 """Stands in every file that is written, so that only such a file is replaced."""
+PART, STEM_BYTES = 60, 200
+"""Characters of a file's or a pair's name (a path may be long), and bytes of all: systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,15 @@ class Chart:
 
     @property
     def stem(self) -> str:
-        """A file name without its suffix: what is drawn, and of what."""
-        subject = re.sub(r"[^\w.±=-]+", "-", self.subject).strip("-.")
-        detail = re.sub(r"[^\w.=-]+", "-", self.detail)
-        return "-".join(part for part in (self.kind, subject[:100], detail) if part)
+        """A file name without its suffix: what is drawn, and of what; of a long part its end.
+
+        Two charts may have the same; `papers` numbers them.
+        """
+        parts = re.split(r": | · ", self.subject)
+        words = [*(part.removesuffix(".parquet")[-PART:] for part in parts), self.detail]
+        names = [re.sub(r"[^\w.±=-]+", "-", word).strip("-.") for word in words]
+        whole = "-".join(name for name in (self.kind, *names) if name)
+        return whole.encode()[:STEM_BYTES].decode(errors="ignore").strip("-.")
 
     @property
     def name(self) -> str:
