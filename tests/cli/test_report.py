@@ -80,7 +80,7 @@ def test_all_figures_into_a_folder_in_the_dark(report, tmp_path):
     code, _, _ = report(ASR, MICRO, "--format", "svg", "--theme", "dark", "-o", "figures")
     assert code == 0
     written = list((tmp_path / "figures").iterdir())
-    assert len(written) == 8
+    assert len(written) == 9
     assert all("#15181c" in path.read_text() for path in written)
     assert report(ASR, MICRO, "--format", "svg", "-o", "figures")[0] == 0  # replaces its own
 

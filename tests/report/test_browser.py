@@ -169,7 +169,7 @@ def order(page, name):
 def test_it_complains_of_nothing_and_asks_nobody(page, path):
     assert page.complaints() == []
     assert page.requests() == [path.as_uri()]
-    assert page.js("document.querySelectorAll('figure svg').length") == 8
+    assert page.js("document.querySelectorAll('figure svg').length") == 9
     assert page.js("document.title") == "asr_demo + custom · specbench report"
 
 

@@ -35,7 +35,9 @@ def reference(name):
 
 
 EXPECTED = {
-    "asr-demo-h100": ["gamma-speed", "gamma-tau", "gamma-verify", "phases", "accepted", "gpu"],
+    "asr-demo-h100": [
+        *["gamma-speed", "gamma-tau", "gamma-verify", "phases", "accepted", "law", "gpu"],
+    ],
     "sigmoid-range-cpu": [*["phases"] * 3, *["accepted"] * 3, *["law"] * 3, "sigmoid-range"],
     "bass-h100": [*["phases"] * 3, *["accepted"] * 3, "batch-throughput", "batch-latency", "gpu"],
     "attention-h100": [

@@ -334,7 +334,7 @@ def test_few_samples_and_an_interrupted_run_are_said(one, sweep):
     assert "2 samples: other texts may do otherwise" in belief(
         one(sweep({"fused": {"2": 1.5}}, samples=2))
     )
-    (found,) = recommend([within(read_run(REFERENCE / "asr-demo-h100.parquet"))])
+    (found,) = recommend([within(read_run(REFERENCE / "whisper-gamma-h100.parquet"))])
     assert "interrupted" in belief(found)
 
 
