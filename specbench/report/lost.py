@@ -12,12 +12,16 @@ from typing import Any
 from specbench.floors import METRICS
 from specbench.report.captions import group_title
 from specbench.report.findings import Rules, Side
-from specbench.report.pairing import Case
+from specbench.report.pairing import Case, CaseKey
 from specbench.report.summary import GROUP_KEY
 from specbench.report.verdict import Finding
 
 CHANCE = 0.01
 """At most so likely may the new failures be where both builds fail as often, for a case to be broken."""
+
+
+UNTIL_LOADED = {"dtype": "auto", "chat_template": False}
+"""What stands where only a pair's files tell, of a pair that could not be loaded."""
 
 
 def lost_cases(new: Side, old: Side, rules: Rules) -> list[Finding]:
@@ -26,12 +30,33 @@ def lost_cases(new: Side, old: Side, rules: Rules) -> list[Finding]:
     for key, case in old.cases.items():
         if not len(case.sequences.item):
             continue
-        other = new.cases.get(key)
+        other = new.cases.get(key) or _unloaded(case, new)
         if other is None:
             found.append(_finding(case, new, old, "not in the new run", rules))
         elif _is_broken(other, case):
             found.append(_finding(case, new, old, _failures(other, case), rules, failed=True))
     return found
+
+
+def _unloaded(case: Case, new: Side) -> Case | None:
+    """The case in a run that could not load its pair."""
+    return next((other for other in new.cases.values() if _stands_for(other, case)), None)
+
+
+def _stands_for(other: Case, case: Case) -> bool:
+    """Whether one that never came to be loaded is the other: all that was asked for is the same."""
+    if other.failed == 0 or len(other.sequences.item):
+        return False
+    return all(
+        other.key[name] == value or other.key[name] == UNTIL_LOADED.get(name, value)
+        for name, value in case.key.items()
+    )
+
+
+def _is_new(key: CaseKey, case: Case, old: Side) -> bool:
+    return key not in old.cases and not any(
+        _stands_for(case, before) for before in old.cases.values()
+    )
 
 
 def _is_broken(new: Case, old: Case) -> bool:
@@ -91,7 +116,7 @@ def failure_notes(new: Side, old: Side) -> list[str]:
         f"{_failed_of(case)} sequences of {_named(new, case)} failed, which the reference lacks: "
         f"{case.error}"
         for key, case in new.cases.items()
-        if case.failed and key not in old.cases
+        if case.failed and _is_new(key, case, old)
     ]
 
 
@@ -111,6 +136,8 @@ def cases_alone(new: Side, old: Side) -> list[dict[str, Any]]:
         | {"label": new.named(case), "where": where(case), "run_id": new.run.run_id}
         | {"error": case.error}
         for key, case in new.cases.items()
-        if key not in old.cases
-        or (len(case.sequences.item) and not len(old.cases[key].sequences.item))
+        if _is_new(key, case, old)
+        or (
+            len(case.sequences.item) and key in old.cases and not len(old.cases[key].sequences.item)
+        )
     ]

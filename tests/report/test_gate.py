@@ -503,6 +503,23 @@ class TestFailedCases:
         assert gate.decision == PASSED
         assert judged(old, rows(2)).alone[0]["error"] is None
 
+    def test_a_pair_that_could_not_be_loaded_fails_the_gate(self, judged, rows):
+        """Its rows have the dtype that was asked for: what "auto" comes to, only loading tells."""
+        one = next(row for row in rows(2) if (row["method"], row["gamma"]) == ("fused", "4"))
+        lost = one | {"status": "failed", "error": "no such file", "dtype": "auto"}
+        rest = [row for row in rows(2) if row["case_id"] != one["case_id"]]
+        gate = judged(rows(1), [*rest, lost])
+        (found,) = [v for v in gate.verdicts if v.fails]
+        assert (found.verdict, found.why) == ("failed", ("all 1 sequences failed: no such file",))
+        assert gate.exit_code == ExitCode.REGRESSION
+        assert not gate.alone
+        assert not [note for note in gate.notes if "which the reference lacks" in note]
+
+    def test_a_case_of_another_dtype_is_another_case(self, judged, rows):
+        other = changed(rows(2), dtype="bfloat16")
+        gate = judged(rows(1), [*rows(2), *failing(other, 20)])
+        assert gate.decision == PASSED
+
     def test_a_run_that_failed_as_a_whole_fails_the_gate(self, judged, rows):
         new = changed(rows(2), status="failed", error="no kernel")
         gate = judged(rows(1), new)
